@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The wire: what every vtrace probe writes, and the only truth about it.
+ *
+ * One record of 64 bytes, the same named fields for every kind. A column means one thing: no field
+ * is read in two ways. The table below says which fields a kind sets; all others are zero and mean
+ * "not recorded". parsers/wire.py states the same layout as a numpy dtype, and a test compiles this
+ * file and compares.
+ *
+ * Ring indices (avail, position, used, event) are the raw 16-bit values of the virtio split ring;
+ * the tracker unwraps them. "Guest memory" is read with a no-fault copy: where it could not be
+ * read, VTRACE_F_FAULT is set and the field's own flag is clear.
+ *
+ * kind        time is ...        sets, besides time, kind, flags, cpu, seq, tid
+ * KICK        entry              queue address avail? event? position? used?
+ * WAKE        entry              queue            (tid: the waker; F_SOCKET: the tap woke it, not a kick)
+ * RUN         entry              queue            (tid: the worker; F_SOCKET as for WAKE)
+ * POP         return             queue head count length room position used avail event?
+ * EMPTY       return             queue position used avail event?   (ret == num: nothing available)
+ * POP_ERROR   return             queue ret position used
+ * HAND_BACK   entry              queue count position used          (position: after the hand-back)
+ * ENQUEUE     entry              queue packet length count          (count: packets in the tap ring before it)
+ * REFUSE      entry              queue packet length count ret      (tun_net_xmit dropped it; DROP has the reason)
+ * RECV        return             queue packet length ret span       (ret: bytes copied, or -errno)
+ * SEND        return             queue count length ret span        (count: packets in the batch)
+ * DELIVER     now                queue packet length count          (a frame of SEND enters the host; count: its place in the batch, from 0)
+ * USED        entry              queue head length count used position (used: index of this element; count: elements in the batch)
+ * SIGNAL      return             queue ret used event? avail?       (ret: 1 interrupt the driver, 0 it asked for none)
+ * IRQ         entry              queue address ret                  (address: MSI data << 32 | MSI address; ret: GSI)
+ * ENABLE      return             queue ret position used avail      (ret: 0 armed, 1 more work arrived meanwhile)
+ * START       entry              queue position used                (a backend is attached: driver start, reset, VM resume)
+ * STOP        entry              queue position used                (the vhost device goes away)
+ * DROP        now                queue packet length ret address    (ret: skb_drop_reason; address: id of the place, see `places`)
+ * EXIT        entry to the guest ret span address                   (ret: exit reason; span: time outside the guest)
+ * SCHED_IN    now                ret                                (tid runs; ret: the thread it replaces)
+ * SCHED_OUT   now                ret count                          (tid stops; ret: the thread that runs next; count: its state)
+ * SCHED_WAKE  now                ret                                (tid became runnable; ret: the waker)
+ *
+ * "x?" : only if its flag (F_AVAIL, F_EVENT, ...) is set.
+ */
+#ifndef VTRACE_WIRE_H
+#define VTRACE_WIRE_H
+
+#include <linux/types.h>
+
+#define VTRACE_WIRE_VERSION 1
+
+enum vtrace_kind {
+	VTRACE_KIND_NONE = 0,
+	VTRACE_KIND_KICK = 1,
+	VTRACE_KIND_WAKE = 2,
+	VTRACE_KIND_RUN = 3,
+	VTRACE_KIND_POP = 4,
+	VTRACE_KIND_EMPTY = 5,
+	VTRACE_KIND_POP_ERROR = 6,
+	VTRACE_KIND_HAND_BACK = 7,
+	VTRACE_KIND_ENQUEUE = 8,
+	VTRACE_KIND_REFUSE = 9,
+	VTRACE_KIND_RECV = 10,
+	VTRACE_KIND_SEND = 11,
+	VTRACE_KIND_DELIVER = 12,
+	VTRACE_KIND_USED = 13,
+	VTRACE_KIND_SIGNAL = 14,
+	VTRACE_KIND_IRQ = 15,
+	VTRACE_KIND_ENABLE = 16,
+	VTRACE_KIND_START = 17,
+	VTRACE_KIND_STOP = 18,
+	VTRACE_KIND_DROP = 19,
+	VTRACE_KIND_EXIT = 20,
+	VTRACE_KIND_SCHED_IN = 21,
+	VTRACE_KIND_SCHED_OUT = 22,
+	VTRACE_KIND_SCHED_WAKE = 23,
+	VTRACE_KIND_COUNT = 24,
+};
+
+enum vtrace_flag {
+	VTRACE_F_AVAIL = 1 << 0,	/* avail holds the driver's avail->idx as seen now */
+	VTRACE_F_EVENT = 1 << 1,	/* event holds the driver's used_event as seen now */
+	VTRACE_F_POSITION = 1 << 2,	/* position is set */
+	VTRACE_F_USED = 1 << 3,		/* used is set */
+	VTRACE_F_FAULT = 1 << 4,	/* guest memory could not be read without a fault */
+	VTRACE_F_NO_INTERRUPT = 1 << 5,	/* the driver's avail->flags asks for no interrupt */
+	VTRACE_F_EVENT_IDX = 1 << 6,	/* VIRTIO_F_EVENT_IDX is negotiated */
+	VTRACE_F_SOCKET = 1 << 7,	/* work of the tap socket, not of the kick */
+	VTRACE_F_CUT = 1 << 8,		/* more elements or bytes than could be recorded */
+	VTRACE_F_NO_MAC = 1 << 9,	/* captured bytes start at the network header */
+	VTRACE_F_SVM = 1 << 10,		/* exit reason in AMD's numbering; else Intel's */
+	VTRACE_F_PREEMPTED = 1 << 11,	/* SCHED_OUT while runnable */
+	VTRACE_F_BATCH = 1 << 12,	/* SEND: vhost's XDP batch (TUN_MSG_PTR) */
+};
+
+/* 64 bytes, no padding. */
+struct vtrace_record {
+	__u64 time;	/* CLOCK_MONOTONIC, ns */
+	__u64 address;	/* guest-physical address or port; MSI message; id of a place */
+	__u32 packet;	/* packet id, reused after 2^32 packets; 0: none */
+	__u32 seq;	/* per-CPU sequence number of the attempt: a gap is a lost record */
+	__u32 tid;	/* thread the record is about (the current one but for SCHED_*) */
+	__u32 length;	/* bytes: readable by the device (POP), written (USED), frame */
+	__s32 ret;	/* return value or code, see the table */
+	__u32 room;	/* bytes writable by the device (POP) */
+	__u32 span;	/* ns the act took; 0xffffffff: that long or longer */
+	__u16 queue;	/* id in the queue table (virtqueue, tap queue or interface) */
+	__u16 count;	/* how many: descriptors, elements, packets */
+	__u16 head;	/* first descriptor of the chain, its id in the used ring */
+	__u16 avail;	/* driver's avail->idx */
+	__u16 position;	/* device's place in the available ring: this chain's, or the next */
+	__u16 used;	/* device's place in the used ring: this element's, or the next */
+	__u16 event;	/* driver's used_event */
+	__u16 kind;	/* enum vtrace_kind */
+	__u16 flags;	/* enum vtrace_flag, or-ed */
+	__u16 cpu;	/* CPU the record was written on */
+};
+
+/* What follows a record in the packet ring: offload state, then the first bytes of the frame. */
+struct vtrace_snap {
+	__u16 captured;		/* bytes valid in the area behind */
+	__u16 gso_size;		/* virtio_net_hdr's fields, as the skb holds them */
+	__u16 csum_start;	/* from the start of the frame */
+	__u16 csum_offset;
+	__u8 hdr_flags;		/* VIRTIO_NET_HDR_F_*: 1 needs checksum, 2 data valid */
+	__u8 gso_type;		/* VIRTIO_NET_HDR_GSO_* */
+	__u16 vlan_tci;		/* tag held beside the frame (0: none) */
+	__u16 vlan_proto;	/* its TPID, host order */
+	__u16 reserved;
+};
+
+/* Per CPU and kind, in band: produced = received + lost + pending. */
+struct vtrace_count {
+	__u64 produced;	/* records a probe wanted to write */
+	__u64 lost;	/* refused by a full ring */
+};
+
+#endif
