@@ -1,0 +1,83 @@
+"""What a command may load: start-up stays short, and a missing package harms little."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"bcc", "numba", "numpy", "pandas", "pyarrow", "scapy", "textual"}
+
+RUN = """
+import sys
+from vtrace.cli import main
+try:
+    code = main(sys.argv[2:])
+except SystemExit as stop:
+    code = stop.code
+with open(sys.argv[1], "w") as out:
+    out.write("\\n".join({name.partition(".")[0] for name in sys.modules}))
+sys.exit(code)
+"""
+
+IMPORT = """
+import importlib, sys
+importlib.import_module(sys.argv[2])
+with open(sys.argv[1], "w") as out:
+    out.write("\\n".join({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+@pytest.fixture
+def loaded(tmp_path, root):
+    """Return a function that runs a program and returns the packages it loaded."""
+
+    def run(program: str, *arguments: str) -> set[str]:
+        out = tmp_path / "modules"
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(out), *arguments],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return set(out.read_text().split("\n"))
+
+    return run
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+def test_help_loads_nothing_heavy(loaded, arguments):
+    assert loaded(RUN, *arguments) & HEAVY == set()
+
+
+def test_help_of_record_loads_no_view(loaded):
+    modules = loaded(RUN, "record", "--help")
+    assert modules & {"numba", "pandas", "scapy", "textual"} == set()
+
+
+@pytest.mark.parametrize("verb", ["report", "lifecycles"])
+def test_reading_loads_no_view_and_no_bcc(loaded, root, verb):
+    trace = root / "examples" / "traces" / "quiet.vtrace"
+    modules = loaded(RUN, verb, str(trace))
+    assert modules & {"bcc", "pandas", "scapy", "textual"} == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "without"),
+    [
+        ("vtrace", HEAVY),
+        ("vtrace.errors", HEAVY),
+        ("vtrace.model", HEAVY),
+        ("parsers", {"bcc", "pandas", "scapy", "textual"}),
+        ("probes", {"bcc", "numba", "pandas", "scapy", "textual"}),
+        ("vtrace.cli", HEAVY),
+        ("vtrace.cli.record", {"bcc", "numba", "pandas", "scapy", "textual"}),
+        ("vtrace.cli.report", {"bcc", "pandas", "scapy", "textual"}),
+        ("vtrace.lifecycle", {"bcc", "pandas", "scapy", "textual"}),
+        ("vtrace.session", {"bcc", "pandas", "scapy", "textual"}),
+    ],
+)
+def test_import_loads_only_what_its_room_needs(loaded, module, without):
+    assert loaded(IMPORT, module) & without == set()
