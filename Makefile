@@ -27,15 +27,15 @@ demo: ## Look at a recording: what the queues did, and the chains one by one
 
 test: ## Lint, types, import contracts, all tests (ARGS="-k ring" for some)
 	@$(MAKE) --no-print-directory setup FOR="run record test"
-	@$(MAKE) --no-print-directory lint types contracts
+	@$(MAKE) --no-print-directory -k lint types contracts
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: ## Lint, types and import contracts: seconds, before each commit
 	@$(MAKE) --no-print-directory setup FOR="run check"
-	@$(MAKE) --no-print-directory lint types contracts
+	@$(MAKE) --no-print-directory -k lint types contracts
 
 lint:
-	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff check --quiet --output-format concise
 
 types:
 	@$(BIN)/mypy --no-error-summary
