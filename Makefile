@@ -41,7 +41,7 @@ types:
 	@$(BIN)/mypy --no-error-summary
 
 contracts:
-	@$(BIN)/lint-imports >.venv/contracts.log 2>&1 || { cat .venv/contracts.log; exit 1; }
+	@$(BIN)/lint-imports --no-logo >.venv/contracts.log 2>&1 || { cat .venv/contracts.log; exit 1; }
 
 format: ## Format the Python code
 	@$(MAKE) --no-print-directory setup FOR="run check"
