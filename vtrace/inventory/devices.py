@@ -1,0 +1,371 @@
+"""The devices of a QEMU guest: from its command line, joined with files, links and threads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from vtrace.inventory.addresses import asked_place, derive
+from vtrace.inventory.cmdline import CommandLine, Option, boolean
+from vtrace.inventory.drivers import Driver, driver_of, machine_version, queues_of
+from vtrace.inventory.nets import Ends, left_over, pairs_of, serving
+from vtrace.inventory.nouns import (
+    AddressSource,
+    Backend,
+    Device,
+    NetBackend,
+    Thread,
+    ThreadRole,
+    Virtqueue,
+)
+from vtrace.model import Ring
+
+__all__ = ["Context", "devices_by_files", "devices_of"]
+
+UNTRACED = {
+    "macvtap": "macvtap: there are probes for tun alone",
+    "vhost-user": "vhost-user: another process serves its rings",
+    "vhost-vdpa": "vDPA: hardware or its driver serves its rings",
+    "vhost-scsi": "vhost-scsi: there are probes for vhost-net alone",
+    "vhost-vsock": "vhost-vsock: there are probes for vhost-net alone",
+    "vfio": "passed through: the guest drives the hardware itself",
+    "emulated": "not virtio: it has no virtqueue",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What is known of a guest before its devices are."""
+
+    pid: int
+    line: CommandLine
+    machine: str
+    cpus: int | None
+    """vCPUs at start, by -smp."""
+    threads: Sequence[Thread]
+    ends: Ends
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A device as the command line asks for it."""
+
+    option: Option
+    driver: Driver
+    net: NetBackend | None = None
+    pairs: int = 1
+
+
+def devices_of(context: Context) -> list[Device]:
+    """Return the devices of a QEMU guest."""
+    line, ends = context.line, context.ends
+    netdevs = [(o.get("id"), ends.end(o), pairs_of(o)) for o in line.all("netdev")]
+    found = [*board_nics(context), *asked_devices(context, netdevs), *drives(line)]
+    nets = [f.net for f in found if f.net is not None]
+    given = ends.match_left_over([*nets, *(end for _, end, _ in netdevs)])
+    found = [replace(f, net=given.get(f.net.id, f.net)) if f.net else f for f in found]
+    owners = workers_of(context, netdevs, found)
+    places = derive(
+        line,
+        context.machine,
+        [f.option for f in found if f.option.name in {"nic", "net"}],
+        [f.option for f in found if f.option.name == "drive"],
+    )
+    names = Names(found)
+    devices = [
+        device_of(context, one, names.of(one), owners, places.get(id(one.option))) for one in found
+    ]
+    devices += devices_by_files(ends, start=names.counts["net"])
+    return devices
+
+
+def devices_by_files(ends: Ends, start: int = 0) -> list[Device]:
+    """Return a device for each open tap that none on the command line claims."""
+    devices = []
+    for number, interface in enumerate(left_over(ends.files, ends.claimed), start):
+        end = ends.filled(NetBackend(type="tap", interface=interface))
+        devices.append(
+            Device(
+                id=f"net{number}",
+                named=False,
+                kind="net",
+                driver="",
+                net=end,
+                missing=(
+                    f"{interface} is open, but no device on the command line has it"
+                    " (plugged in later?): its queues are not known",
+                ),
+            )
+        )
+    return devices
+
+
+class Names:
+    """Names for devices without an id: the kind and the first free number."""
+
+    def __init__(self, found: Sequence[Found]) -> None:
+        self.given = {f.option.get("id") for f in found if f.option.name != "drive"}
+        self.counts: Counter[str] = Counter()
+
+    def of(self, one: Found) -> tuple[str, bool]:
+        """Return the name of a device, and whether it was given."""
+        name = one.option.get("id")
+        kind = one.driver.kind
+        if name and one.option.name in {"device", "nic"}:
+            self.counts[kind] += 1
+            return name, True
+        while (name := f"{kind}{self.counts[kind]}") in self.given:
+            self.counts[kind] += 1
+        self.counts[kind] += 1
+        return name, False
+
+
+def board_nics(context: Context) -> Iterator[Found]:
+    # NICs that the machine makes before all other devices: -nic, then -net nic.
+    line, ends = context.line, context.ends
+    for option in line.all("nic"):
+        model = option.get("model") or default_nic(context.machine)
+        driver = driver_of(nic_driver(model))
+        if option.get("type") == "none" or driver is None:
+            continue
+        yield Found(option=option, driver=driver, net=ends.end(option), pairs=pairs_of(option))
+    hosts = [o for o in line.all("net") if o.get("type") not in {"nic", "none"}]
+    named = {o.get("id"): o for o in line.all("netdev")}
+    for option in line.all("net"):
+        if option.get("type") != "nic":
+            continue
+        driver = driver_of(nic_driver(option.get("model") or default_nic(context.machine)))
+        if driver is None:
+            continue
+        if (netdev := named.get(option.get("netdev"))) is not None:
+            yield Found(option=option, driver=driver, net=ends.end(netdev))
+            continue
+        vlan = option.get("vlan", "0")
+        taps = [ends.end(o, hub=True) for o in hosts if o.get("vlan", "0") == vlan]
+        # A hub joins all of them; one is usual. A tap is what matters here.
+        taps.sort(key=lambda end: end.type != "tap")
+        yield Found(option=option, driver=driver, net=taps[0] if taps else None)
+
+
+def nic_driver(model: str) -> str:
+    return {"virtio": "virtio-net-pci"}.get(model, model)
+
+
+def default_nic(machine: str) -> str:
+    if machine.startswith(("virt", "s390", "microvm")):
+        return "virtio-net-pci"
+    return "e1000e" if "q35" in machine else "e1000"
+
+
+def asked_devices(
+    context: Context, netdevs: Sequence[tuple[str, NetBackend, int]]
+) -> Iterator[Found]:
+    by_id = {name: (end, pairs) for name, end, pairs in netdevs}
+    for option in context.line.all("device", "virtfs"):
+        model = option.get("driver") if option.name == "device" else "virtio-9p-pci"
+        driver = driver_of(model)
+        if driver is None:
+            continue
+        net, pairs = by_id.get(option.get("netdev"), (None, 1))
+        if not boolean(option.get("mq", "off")):
+            pairs = 1
+        yield Found(option=option, driver=driver, net=net, pairs=pairs)
+
+
+def drives(line: CommandLine) -> Iterator[Found]:
+    for option in line.all("drive"):
+        if option.get("if") == "virtio" and (driver := driver_of("virtio-blk-pci")):
+            yield Found(option=option, driver=driver)
+
+
+def workers_of(
+    context: Context,
+    netdevs: Sequence[tuple[str, NetBackend, int]],
+    found: Sequence[Found],
+) -> dict[tuple[str, int], int]:
+    # vhost devices get their worker as QEMU opens them: netdevs in their order, one for each
+    # queue pair, -nic, then devices in the kernel. Which is which is known only where the
+    # numbers agree.
+    owners: list[tuple[str, int]] = []
+    for name, end, pairs in netdevs:
+        if end.vhost:
+            owners += [(name, pair) for pair in range(pairs)]
+    for one in found:
+        if one.option.name == "nic" and one.net and one.net.vhost:
+            owners += [(one.net.id, pair) for pair in range(one.pairs)]
+    for one in found:
+        if one.driver.name in {"vhost-scsi", "vhost-vsock"}:
+            owners.append((one.driver.name, 0))
+    workers = [t.tid for t in context.threads if t.role == ThreadRole.VHOST]
+    if len(workers) != len(owners):
+        return {}
+    return dict(zip(owners, workers, strict=True))
+
+
+def device_of(
+    context: Context,
+    one: Found,
+    name: tuple[str, bool],
+    owners: dict[tuple[str, int], int],
+    derived: str | None,
+) -> Device:
+    option, driver = one.option, one.driver
+    address, source = asked_place(option, driver.bus)
+    if address is None and derived is not None:
+        address, source = derived, AddressSource.DERIVED
+    missing, notes = [], []
+    if address is None:
+        missing.append("no address on the command line: QEMU chose one")
+    backend = backend_of(one)
+    queues = queues_for(context, one, backend, owners)
+    if driver.virtio and not queues:
+        missing.append("its queues are not known")
+    if backend == Backend.VHOST and driver.kind == "net" and queues[0].tid is None:
+        missing.append(
+            "which vhost worker serves it: "
+            + (
+                "their number is not that of the queues"
+                if any(t.role == ThreadRole.VHOST for t in context.threads)
+                else "none is to be seen (processes of the kernel are hidden here)"
+            )
+        )
+    if asked_in_vain(context, one):
+        notes.append("vhost was asked for, and QEMU goes on without it")
+    untraced = why_untraced(one)
+    return Device(
+        id=name[0],
+        named=name[1],
+        kind=driver.kind,
+        driver=option.get("driver") if option.name == "device" else driver.name,
+        bus=driver.bus,
+        address=address,
+        address_source=source,
+        queues=queues,
+        net=one.net,
+        iothread=iothread_of(option),
+        drive=option.get("drive") or option.get("file"),
+        traced=not untraced,
+        untraced=untraced,
+        notes=tuple(notes),
+        missing=tuple(missing),
+    )
+
+
+def asked_in_vain(context: Context, one: Found) -> bool:
+    if one.net is None or one.net.vhost is not False or one.net.type != "tap":
+        return False
+    options = context.line.all("netdev", "nic", "net")
+    source = next((o for o in options if (o.get("id") or "") == one.net.id), None)
+    return source is not None and bool(boolean(source.get("vhost", "off")))
+
+
+def backend_of(one: Found) -> str:
+    name = one.driver.name
+    if one.driver.kind == "net" and one.net is not None:
+        return serving(one.net)
+    if name.startswith("vhost-user-"):
+        return Backend.VHOST_USER
+    if name == "vhost-vdpa-device":
+        return Backend.VDPA
+    return Backend.VHOST if name.startswith("vhost-") else Backend.QEMU
+
+
+def why_untraced(one: Found) -> str:
+    name = one.driver.name
+    if one.driver.kind == "vfio":
+        return UNTRACED["vfio"]
+    if not one.driver.virtio:
+        return UNTRACED["emulated"]
+    if name.startswith("vhost-user-"):
+        return UNTRACED["vhost-user"]
+    if name == "vhost-vdpa-device":
+        return UNTRACED["vhost-vdpa"]
+    if one.net is not None and one.net.type in UNTRACED:
+        return UNTRACED[one.net.type]
+    return UNTRACED.get(name, "")
+
+
+def queues_for(
+    context: Context,
+    one: Found,
+    backend: str,
+    owners: dict[tuple[str, int], int],
+) -> tuple[Virtqueue, ...]:
+    option, driver = one.option, one.driver
+    if not driver.virtio:
+        return ()
+    planned = queues_of(
+        driver,
+        option,
+        pairs=one.pairs,
+        wide_tx=backend in {Backend.VHOST_USER, Backend.VDPA},
+        cpus=context.cpus,
+        version=machine_version(context.machine),
+        ports=ports_of(context.line, option),
+    )
+    packed = boolean(option.get("packed", "off"))
+    key = one.net.id if one.net is not None else driver.name
+    own = main_or_iothread(context, option)
+    queues = []
+    for index, queue in enumerate(planned):
+        server: str = backend
+        if queue.control and backend in {Backend.VHOST, Backend.VHOST_USER}:
+            server = Backend.QEMU
+        tid: int | None = None
+        if server == Backend.QEMU:
+            tid = own
+        elif server == Backend.VHOST:
+            tid = owners.get((key, index // 2 if driver.kind == "net" else 0))
+        queues.append(
+            Virtqueue(
+                index=index,
+                name=queue.name,
+                direction=queue.direction,
+                backend=server,
+                ring=Ring.PACKED if packed else Ring.SPLIT,
+                size=queue.size,
+                size_source=queue.source,
+                tid=tid,
+            )
+        )
+    return tuple(queues)
+
+
+def ports_of(line: CommandLine, option: Option) -> int:
+    # Port 0 is for a console; other ports count from 1.
+    buses = {o.get("id") for o in line.all("device") if "serial" in o.get("driver")}
+    ports = 1
+    for other in line.all("device"):
+        model = other.get("driver")
+        if model not in {"virtconsole", "virtserialport"}:
+            continue
+        bus = other.get("bus").rpartition(".")[0]
+        if bus in buses and bus != option.get("id"):
+            continue
+        number = other.get("nr")
+        if number.isdigit():
+            ports = max(ports, int(number) + 1)
+        elif model == "virtserialport" or ports > 1:
+            ports += 1
+    return ports
+
+
+def iothread_of(option: Option) -> str:
+    mapped = [
+        value
+        for key, value in option.values.items()
+        if key.startswith("iothread-vq-mapping.") and key.endswith(".iothread")
+    ]
+    return option.get("iothread") or ",".join(mapped)
+
+
+def main_or_iothread(context: Context, option: Option) -> int | None:
+    name = iothread_of(option)
+    if not name:
+        return context.pid
+    # The kernel keeps 15 bytes of "IO <id>".
+    short = name.encode()[:12].decode(errors="replace")
+    known = [t for t in context.threads if t.role == ThreadRole.IOTHREAD]
+    match = [t.tid for t in known if t.iothread in {name, short}]
+    return match[0] if len(match) == 1 else None
