@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vtrace.inventory.addresses import asked_place, derive
@@ -61,10 +61,13 @@ def devices_of(context: Context) -> list[Device]:
     """Return the devices of a QEMU guest."""
     line, ends = context.line, context.ends
     netdevs = [(o.get("id"), ends.end(o), pairs_of(o)) for o in line.all("netdev")]
-    found = [*board_nics(context), *asked_devices(context, netdevs), *drives(line)]
-    nets = [f.net for f in found if f.net is not None]
-    given = ends.match_left_over([*nets, *(end for _, end, _ in netdevs)])
-    found = [replace(f, net=given.get(f.net.id, f.net)) if f.net else f for f in found]
+    by_id = {name: (end, pairs) for name, end, pairs in netdevs}
+    found = [*board_nics(context, by_id), *asked_devices(context, by_id), *drives(line)]
+    # In the order in which QEMU opens them, each once.
+    nets = {id(end): end for _, end, _ in netdevs}
+    nets |= {id(f.net): f.net for f in found if f.net is not None}
+    given = ends.match_left_over(list(nets.values()))
+    found = [replace(f, net=given.get(id(f.net), f.net)) for f in found]
     owners = workers_of(context, netdevs, found)
     places = derive(
         line,
@@ -121,7 +124,7 @@ class Names:
         return name, False
 
 
-def board_nics(context: Context) -> Iterator[Found]:
+def board_nics(context: Context, netdevs: Mapping[str, tuple[NetBackend, int]]) -> Iterator[Found]:
     # NICs that the machine makes before all other devices: -nic, then -net nic.
     line, ends = context.line, context.ends
     for option in line.all("nic"):
@@ -131,15 +134,14 @@ def board_nics(context: Context) -> Iterator[Found]:
             continue
         yield Found(option=option, driver=driver, net=ends.end(option), pairs=pairs_of(option))
     hosts = [o for o in line.all("net") if o.get("type") not in {"nic", "none"}]
-    named = {o.get("id"): o for o in line.all("netdev")}
     for option in line.all("net"):
         if option.get("type") != "nic":
             continue
         driver = driver_of(nic_driver(option.get("model") or default_nic(context.machine)))
         if driver is None:
             continue
-        if (netdev := named.get(option.get("netdev"))) is not None:
-            yield Found(option=option, driver=driver, net=ends.end(netdev))
+        if (netdev := netdevs.get(option.get("netdev"))) is not None:
+            yield Found(option=option, driver=driver, net=netdev[0])
             continue
         vlan = option.get("vlan", "0")
         taps = [ends.end(o, hub=True) for o in hosts if o.get("vlan", "0") == vlan]
@@ -159,15 +161,14 @@ def default_nic(machine: str) -> str:
 
 
 def asked_devices(
-    context: Context, netdevs: Sequence[tuple[str, NetBackend, int]]
+    context: Context, netdevs: Mapping[str, tuple[NetBackend, int]]
 ) -> Iterator[Found]:
-    by_id = {name: (end, pairs) for name, end, pairs in netdevs}
     for option in context.line.all("device", "virtfs"):
         model = option.get("driver") if option.name == "device" else "virtio-9p-pci"
         driver = driver_of(model)
         if driver is None:
             continue
-        net, pairs = by_id.get(option.get("netdev"), (None, 1))
+        net, pairs = netdevs.get(option.get("netdev"), (None, 1))
         if not boolean(option.get("mq", "off")):
             pairs = 1
         yield Found(option=option, driver=driver, net=net, pairs=pairs)
@@ -244,7 +245,7 @@ def device_of(
         queues=queues,
         net=one.net,
         iothread=iothread_of(option),
-        drive=option.get("drive") or option.get("file"),
+        drive=drive_of(option),
         traced=not untraced,
         untraced=untraced,
         notes=tuple(notes),
@@ -349,6 +350,12 @@ def ports_of(line: CommandLine, option: Option) -> int:
         elif model == "virtserialport" or ports > 1:
             ports += 1
     return ports
+
+
+def drive_of(option: Option) -> str:
+    if option.name == "drive":
+        return option.get("id") or option.get("file")
+    return option.get("drive")
 
 
 def iothread_of(option: Option) -> str:

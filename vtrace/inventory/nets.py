@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Ends", "left_over", "numbers_of", "pairs_of", "serving"]
 
 MACVTAP = re.compile(r"^/dev/(?:net/)?tap(\d+)$")
-TAPS = frozenset({"tap", "bridge", "macvtap"})
+OPENED = frozenset({"tap", "bridge"})
 NEED_ROOT = "open files of the process are not readable: needs root"
 
 
@@ -35,7 +35,7 @@ class Ends:
         """Return the backend that -netdev, -nic or -net asks for."""
         kind = option.get("type")
         name = option.get("id") or option.get("name")
-        if kind in TAPS:
+        if kind in OPENED:
             return self._tap(option, name, hub=hub)
         path = option.get("vhostdev") or option.get("path") or option.get("addr.path")
         chardev = option.get("chardev")
@@ -73,7 +73,7 @@ class Ends:
         return self.filled(
             NetBackend(
                 id=name,
-                type="tap",
+                type=option.get("type"),
                 interface=interface,
                 vhost=vhost,
                 queues=len(given) or None,
@@ -116,13 +116,13 @@ class Ends:
             return True, f"vhost was asked for; whether it is on: {NEED_ROOT}"
         return bool(self.files.named("/dev/vhost-net")), ""
 
-    def match_left_over(self, ends: Sequence[NetBackend]) -> dict[str, NetBackend]:
+    def match_left_over(self, ends: Sequence[NetBackend]) -> dict[int, NetBackend]:
         """Give taps without a name the interfaces that no other device claims.
 
         Returns:
-            New backends by the id of those that were given one.
+            New backends by ``id()`` of those that were given one.
         """
-        open_ends = [end for end in ends if end.type == "tap" and not end.interface]
+        open_ends = [end for end in ends if end.type in OPENED and not end.interface]
         left = left_over(self.files, self.claimed)
         if not open_ends or not left:
             return {}
@@ -135,7 +135,7 @@ class Ends:
             if len(names) > 1:
                 missing.append("which tap it has is taken from the order of opening")
             self.claimed.add(interface)
-            found[end.id] = self.filled(replace(end, interface=interface, missing=tuple(missing)))
+            found[id(end)] = self.filled(replace(end, interface=interface, missing=tuple(missing)))
         return found
 
     def filled(self, end: NetBackend) -> NetBackend:
@@ -150,6 +150,8 @@ class Ends:
             link = Link(name=end.interface, ifindex=0)
         elif self.links.missing:
             missing = (*missing, self.links.missing)
+        elif link.offloads is None:
+            missing = (*missing, f"offloads of {end.interface} could not be asked for")
         opened = 0
         if self.files:
             opened = list(self.files.interfaces.values()).count(end.interface)

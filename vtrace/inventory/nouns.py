@@ -1,7 +1,7 @@
 """What the inventory holds: VMs, threads, devices, virtqueues, network backends.
 
 Names and threads are as the host shows them, not cleaned for a terminal. What could not be read is
-None (``unknown`` for a role) and has a sentence in ``missing``; it is never absent or zero for that.
+None (``unknown`` for a role) with a sentence in ``missing``; it is never shown as absent or zero.
 """
 
 from __future__ import annotations
