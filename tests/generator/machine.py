@@ -854,7 +854,6 @@ def rx_step(m, t, state):
         c["packet"] = f["id"]
         c["enqueue_ns"] = f["enqueue_ns"]
         c["backend_ns"] = t
-        c["used_bytes"] = c["left"]
     s["done"] += s["headcount"]
     heavy = exceeds_weight(m, RX, t, f["length"] + s["header"])
     if s["done"] > BATCH:
@@ -986,6 +985,7 @@ def flush_step(m, t, state, d):
         for k in range(n):
             head = np.int64(m.flush[k]["head"])
             c = m.chains[d, head]
+            c["used_bytes"] = c["left"]
             if k < MOST_USED:
                 i = worker_record(m, USED, t, d)
                 r = m.out[i]
