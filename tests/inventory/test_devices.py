@@ -156,6 +156,34 @@ def test_vhost_asked_but_not_had(host, vm_of):
     assert "goes on without" in net0.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("files", "vhost"),
+    [
+        ({9: "/dev/vhost-net", 10: "/dev/vhost-net"}, (True, True)),
+        ({9: "/dev/vhost-net"}, (None, None)),
+        ({}, (False, False)),
+    ],
+)
+def test_vhost_is_on_if_there_are_files_for_all_that_ask(host, vm_of, files, vhost):
+    vm = vm_of(
+        *("-netdev", "tap,id=a,ifname=tap0,vhost=on", "-netdev", "tap,id=b,ifname=tap1,vhost=on"),
+        *("-device", "virtio-net-pci,netdev=a", "-device", "virtio-net-pci,netdev=b"),
+        files=files,
+    )
+    assert tuple(device.net.vhost for device in vm.devices) == vhost
+    if None in vhost:
+        assert {q.backend for d in vm.devices for q in d.queues[:2]} == {"unknown"}
+
+
+@pytest.mark.parametrize(("link", "vhost"), [("/dev/vhost-net", True), ("/dev/null", False)])
+def test_vhost_file_passed_in(vm_of, link, vhost):
+    (device,) = vm_of(
+        *("-netdev", "tap,id=a,ifname=tap0,vhostfd=31", "-device", "virtio-net-pci,netdev=a"),
+        files={31: link},
+    ).devices
+    assert device.net.vhost is vhost
+
+
 def test_workers_are_not_guessed_where_numbers_differ(host, vm_of):
     host.interface("tap0", 3, tun_flags=TAP | VNET)
     vm = vm_of(
@@ -254,6 +282,13 @@ def test_tap_plugged_in_later(host, vm_of):
     assert late.net.ifindex == 8
     assert late.seen == "partial"
     assert "plugged in later" in late.missing[0]
+
+
+def test_tap_of_a_netdev_without_a_device(host, vm_of):
+    host.interface("tap0", 3, tun_flags=TAP)
+    (device,) = vm_of("-netdev", "tap,id=a,ifname=tap0", interfaces={8: "tap0"}).devices
+    assert (device.id, device.net.id, device.net.interface) == ("net0", "a", "tap0")
+    assert "no device on the command line" in device.missing[0]
 
 
 def test_tap_that_was_unplugged(host, vm_of):
@@ -410,3 +445,29 @@ def test_what_is_no_guest(host):
     host.kthread(65, "vhost-64")
     (host.proc / "66").mkdir()  # gone while we look
     assert discover(host.proc, host.sys) == []
+
+
+@pytest.mark.parametrize(
+    ("exe", "count"),
+    [("/nowhere/qemu-kvm", 0), ("/nowhere/qemu-system-x86_64", 2)],
+)
+def test_pc_of_rhel_is_an_old_one(host, exe, count):
+    host.process(70, [exe, "-M", "pc", "-smp", "2", "-device", "virtio-blk-pci"], exe=exe)
+    (vm,) = discover(host.proc, host.sys)
+    assert len(vm.devices[0].queues) == count
+
+
+def test_container_and_a_replaced_executable(host):
+    place = host.process(71, [QEMU, "-m", "64"], exe=QEMU + " (deleted)")
+    (place / "cgroup").write_text("0::/system.slice/docker-0123456789abcdef0123.scope\n")
+    (vm,) = discover(host.proc, host.sys)
+    assert vm.container == "0123456789ab"
+
+
+def test_version_is_read_and_nothing_is_run(host, tmp_path):
+    exe = tmp_path / "qemu-system-x86_64"
+    text = b"QEMU emulator version 8.2.2 (Debian 1:8.2.2+ds)\n\0"
+    exe.write_bytes(b"\x7fELF" + bytes((1 << 20) - 20) + text)  # across two reads
+    host.process(72, [str(exe)], exe=str(exe))
+    (vm,) = discover(host.proc, host.sys)
+    assert vm.version == "8.2.2"

@@ -13,7 +13,7 @@ from tests.inventory.fakehost import QEMU
 from vtrace import inventory
 from vtrace.cli import list as verb
 from vtrace.errors import UsageError
-from vtrace.inventory import Vm, discover, resolve, to_json
+from vtrace.inventory import Vm, blind_spots, discover, resolve, to_json
 
 VMS = [
     Vm(name="web1", pid=100, uuid="8F0C4A1E-1f0f-4f6b-9b4b-2c1d5e1a7f00"),
@@ -95,6 +95,14 @@ def test_json_has_every_field(host):
     assert type(to_json(vms)[0]["threads"][0]["role"]) is str
 
 
+def test_blind_spots(host):
+    assert "hidepid" in blind_spots(host.proc)[0]
+    host.process(1, ["/sbin/init"], exe="/sbin/init", comm="init")
+    assert "PID namespace" in blind_spots(host.proc)[0]
+    host.kthread(2, "kthreadd")
+    assert blind_spots(host.proc) == []
+
+
 def test_nouns_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         VMS[0].name = "x"
@@ -106,6 +114,7 @@ def print_list(monkeypatch, capsys):
 
     def run(vms, *argv):
         monkeypatch.setattr(vtrace.inventory, "discover", lambda: vms)
+        monkeypatch.setattr(vtrace.inventory, "blind_spots", list)
         parser = argparse.ArgumentParser()
         verb.add_arguments(parser)
         code = verb.run(parser.parse_args(argv))

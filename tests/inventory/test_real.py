@@ -124,7 +124,7 @@ def test_all_devices_tcg(start, netns):
 
 
 @pytest.mark.parametrize("machine", ["pc", "q35"])
-@pytest.mark.parametrize("defaults", [[], ["-nodefaults"], ["-vga", "none"]])
+@pytest.mark.parametrize("defaults", [[], ["-nodefaults"], ["-vga", "none"], ["-vga", "virtio"]])
 def test_addresses_that_qemu_chose(start, machine, defaults):
     guest = start(
         *("-S", "-accel", "tcg", "-M", machine, "-m", "64", *defaults),
@@ -136,10 +136,13 @@ def test_addresses_that_qemu_chose(start, machine, defaults):
         *("-device", "virtio-rng-pci,id=next"),
     )
     said = guest.addresses()
-    for device in found(guest).devices:
-        if device.id != "board":  # a NIC of the board keeps its id for its backend
+    vm = found(guest)
+    for device in vm.devices:
+        # A NIC of the board keeps its id for its backend; a display has none.
+        if device.named and device.id != "board":
             assert device.address == said[device.id], device.id
     assert "fixed" in said
+    assert [d.id for d in vm.devices if d.kind == "gpu"] == ["gpu0"] * ("virtio" in defaults)
 
 
 def test_legacy_net(start):

@@ -64,8 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the inventory; nothing found is no error."""
-    from vtrace.inventory import discover, resolve, to_json
+    from vtrace.inventory import blind_spots, discover, resolve, to_json
 
+    for spot in blind_spots():
+        print(f"vtrace: {spot}", file=sys.stderr)
     vms = discover()
     if args.vm is not None:
         vms = [resolve(vms, args.vm)]
@@ -150,7 +152,7 @@ def queue_cells(queue: Virtqueue) -> tuple[str, str, str, str]:
 
 def net_cells(net: NetBackend | None, kind: str) -> tuple[str, str, str, str]:
     if net is None:
-        return ("?" if kind == "net" else "-", "-", "-", "-")
+        return ("none" if kind == "net" else "-", "-", "-", "-")
     if net.type not in {"tap", "bridge", "macvtap"}:
         return (f"({clean(net.type)})", "-", "-", "-")
     name = clean(net.interface) or "?"

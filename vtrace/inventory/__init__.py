@@ -16,6 +16,7 @@ from typing import Any
 from vtrace.errors import UsageError
 from vtrace.inventory.cmdline import CommandLine, parse
 from vtrace.inventory.devices import Context, devices_by_files, devices_of
+from vtrace.inventory.drivers import machine_version
 from vtrace.inventory.links import Links, links_here, links_in, links_of_sysfs
 from vtrace.inventory.nets import Ends
 from vtrace.inventory.nouns import (
@@ -32,7 +33,7 @@ from vtrace.inventory.nouns import (
     Virtqueue,
     Vm,
 )
-from vtrace.inventory.processes import Guest, Stat, inode_of, survey
+from vtrace.inventory.processes import Guest, Stat, inode_of, stat_of, survey
 from vtrace.inventory.threads import threads_of
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "ThreadRole",
     "Virtqueue",
     "Vm",
+    "blind_spots",
     "discover",
     "resolve",
     "to_json",
@@ -66,6 +68,23 @@ def discover(proc: Path = PROC, sys: Path = SYS) -> list[Vm]:
     interfaces = Interfaces(proc, sys)
     vms = (vm_of(proc, guest, found.kthreads, interfaces) for guest in found.guests)
     return [vm for vm in vms if vm is not None]
+
+
+def blind_spots(proc: Path = PROC) -> list[str]:
+    """Return what cannot be seen from here of whole processes, in sentences."""
+    spots = []
+    if not (proc / "1" / "stat").exists():
+        spots.append("processes of others are hidden (/proc is mounted with hidepid)")
+    elif not any(stat.kthread for stat in first_processes(proc)):
+        spots.append(
+            "the kernel's threads are not visible in this PID namespace, nor are guests outside"
+            " of it: vhost workers are missing"
+        )
+    return spots
+
+
+def first_processes(proc: Path) -> list[Stat]:
+    return [stat for pid in (1, 2) if (stat := stat_of(proc / str(pid))) is not None]
 
 
 def to_json(vms: Sequence[Vm]) -> list[dict[str, Any]]:
@@ -144,7 +163,13 @@ def vm_of(proc: Path, guest: Guest, kthreads: Sequence[Stat], interfaces: Interf
     missing = missing_of(guest, line, threads)
     if guest.qemu:
         context = Context(
-            pid=pid, line=line, machine=machine, cpus=cpus, threads=threads, ends=ends
+            pid=pid,
+            line=line,
+            machine=machine,
+            cpus=cpus,
+            version=machine_version(machine, Path(guest.exe).name, guest.version),
+            threads=threads,
+            ends=ends,
         )
         devices = devices_of(context)
     else:

@@ -119,6 +119,10 @@ def derive(
     if taken is None:
         return {}
     found: dict[int, str] = {}
+    if has_display(line):
+        slot = min(set(range(32)) - taken)
+        taken.add(slot)
+        found[id(line.last("vga"))] = shown("", slot, 0)
     for option in in_order(line, nics, drives):
         on_root = on_root_bus(option)
         if on_root is None:
@@ -139,10 +143,7 @@ def derive(
 
 def board(line: CommandLine, machine: str, nics: bool) -> set[int] | None:
     # Slots that the machine itself takes; None where that is not known.
-    bare = line.has("nodefaults")
-    vga = line.last("vga")
-    display = bool(vga and vga.text != "none") or (not bare and vga is None)
-    if not bare and not nics and not line.has("net") and not line.has("netdev"):
+    if not line.has("nodefaults") and not nics and not line.has("net") and not line.has("netdev"):
         return None  # a default NIC, if no device is one
     if line.has("usb") or line.value("machine", "usb") == "on" or line.has("usbdevice"):
         return None
@@ -154,9 +155,12 @@ def board(line: CommandLine, machine: str, nics: bool) -> set[int] | None:
         taken = {0, 31}
     else:
         return None
-    if display:
-        taken.add(min(set(range(32)) - taken))
     return taken
+
+
+def has_display(line: CommandLine) -> bool:
+    vga = line.last("vga")
+    return not line.has("nodefaults") if vga is None else vga.text != "none"
 
 
 def in_order(

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from vtrace.inventory.addresses import asked_place, derive
 from vtrace.inventory.cmdline import CommandLine, Option, boolean
-from vtrace.inventory.drivers import Driver, driver_of, machine_version, queues_of
-from vtrace.inventory.nets import Ends, left_over, pairs_of, serving
+from vtrace.inventory.drivers import Driver, driver_of, queues_of
+from vtrace.inventory.nets import Ends, asks_vhost, left_over, pairs_of, serving
 from vtrace.inventory.nouns import (
     AddressSource,
     Backend,
@@ -43,6 +43,8 @@ class Context:
     machine: str
     cpus: int | None
     """vCPUs at start, by -smp."""
+    version: tuple[int, int] | None
+    """Version of QEMU that the machine type stands for."""
     threads: Sequence[Thread]
     ends: Ends
 
@@ -62,7 +64,12 @@ def devices_of(context: Context) -> list[Device]:
     line, ends = context.line, context.ends
     netdevs = [(o.get("id"), ends.end(o), pairs_of(o)) for o in line.all("netdev")]
     by_id = {name: (end, pairs) for name, end, pairs in netdevs}
-    found = [*board_nics(context, by_id), *asked_devices(context, by_id), *drives(line)]
+    found = [
+        *board_display(line),
+        *board_nics(context, by_id),
+        *asked_devices(context, by_id),
+        *drives(line),
+    ]
     # In the order in which QEMU opens them, each once.
     nets = {id(end): end for _, end, _ in netdevs}
     nets |= {id(f.net): f.net for f in found if f.net is not None}
@@ -79,6 +86,11 @@ def devices_of(context: Context) -> list[Device]:
     devices = [
         device_of(context, one, names.of(one), owners, places.get(id(one.option))) for one in found
     ]
+    used = {id(f.net) for f in found}
+    unused = (given.get(id(end), end) for _, end, _ in netdevs)
+    devices += [
+        lone(end, names.next("net")) for end in unused if id(end) not in used and end.interface
+    ]
     devices += devices_by_files(ends, start=names.counts["net"])
     return devices
 
@@ -88,20 +100,17 @@ def devices_by_files(ends: Ends, start: int = 0) -> list[Device]:
     devices = []
     for number, interface in enumerate(left_over(ends.files, ends.claimed), start):
         end = ends.filled(NetBackend(type="tap", interface=interface))
-        devices.append(
-            Device(
-                id=f"net{number}",
-                named=False,
-                kind="net",
-                driver="",
-                net=end,
-                missing=(
-                    f"{interface} is open, but no device on the command line has it"
-                    " (plugged in later?): its queues are not known",
-                ),
-            )
-        )
+        devices.append(lone(end, f"net{number}"))
     return devices
+
+
+def lone(end: NetBackend, name: str) -> Device:
+    # An interface whose device was plugged in later, or is none of QEMU's.
+    reason = (
+        f"no device on the command line has {end.interface} (plugged in later?):"
+        " its queues are not known"
+    )
+    return Device(id=name, named=False, kind="net", driver="", net=end, missing=(reason,))
 
 
 class Names:
@@ -118,10 +127,20 @@ class Names:
         if name and one.option.name in {"device", "nic"}:
             self.counts[kind] += 1
             return name, True
+        return self.next(kind), False
+
+    def next(self, kind: str) -> str:
+        """Return a name of this kind that no device has."""
         while (name := f"{kind}{self.counts[kind]}") in self.given:
             self.counts[kind] += 1
         self.counts[kind] += 1
-        return name, False
+        return name
+
+
+def board_display(line: CommandLine) -> Iterator[Found]:
+    option, driver = line.last("vga"), driver_of("virtio-vga")
+    if option is not None and driver is not None and option.text == "virtio":
+        yield Found(option=option, driver=driver)
 
 
 def board_nics(context: Context, netdevs: Mapping[str, tuple[NetBackend, int]]) -> Iterator[Found]:
@@ -257,8 +276,8 @@ def asked_in_vain(context: Context, one: Found) -> bool:
     if one.net is None or one.net.vhost is not False or one.net.type != "tap":
         return False
     options = context.line.all("netdev", "nic", "net")
-    source = next((o for o in options if (o.get("id") or "") == one.net.id), None)
-    return source is not None and bool(boolean(source.get("vhost", "off")))
+    source = next((o for o in options if o.get("id") == one.net.id), None)
+    return source is not None and asks_vhost(source)
 
 
 def backend_of(one: Found) -> str:
@@ -302,7 +321,7 @@ def queues_for(
         pairs=one.pairs,
         wide_tx=backend in {Backend.VHOST_USER, Backend.VDPA},
         cpus=context.cpus,
-        version=machine_version(context.machine),
+        version=context.version,
         ports=ports_of(context.line, option),
     )
     packed = boolean(option.get("packed", "off"))

@@ -123,17 +123,25 @@ def driver_of(model: str) -> Driver | None:
     return Driver(name=name, kind=kind or name.partition("-")[2], bus=bus)
 
 
-def machine_version(machine: str) -> tuple[int, int] | None:
-    """Return the version in a machine type; an alias (``pc``, ``q35``) is the newest.
+def machine_version(machine: str, program: str, version: str) -> tuple[int, int] | None:
+    """Return the version of QEMU that a machine type stands for.
 
-    None where it cannot be told (machine types of RHEL before 9 have numbers of their own).
+    None where it cannot be told: machine types of RHEL before 9 have numbers of their own, and
+    its ``pc`` is one of them.
+
+    Args:
+        machine: The machine type. An alias (``pc``, ``q35``) is the newest of this QEMU.
+        program: Name of the executable.
+        version: Version of QEMU, if known.
     """
     if "rhel" in machine:
         major = re.search(r"rhel(\d+)", machine)
         return NEWEST if major and int(major[1]) >= 9 else None
     if any(name in machine for name in OLD_NAMES):
         return None
-    match = re.search(r"-(\d+)\.(\d+)", machine)
+    if program == "qemu-kvm" and machine in {"", "pc"}:
+        return None
+    match = re.search(r"-(\d+)\.(\d+)", machine) or re.match(r"(\d+)\.(\d+)", version)
     return (int(match[1]), int(match[2])) if match else NEWEST
 
 

@@ -14,7 +14,7 @@ from vtrace.inventory.nouns import Backend, NetBackend
 if TYPE_CHECKING:
     from vtrace.inventory.processes import Files
 
-__all__ = ["Ends", "left_over", "numbers_of", "pairs_of", "serving"]
+__all__ = ["Ends", "asks_vhost", "left_over", "numbers_of", "pairs_of", "serving"]
 
 MACVTAP = re.compile(r"^/dev/(?:net/)?tap(\d+)$")
 OPENED = frozenset({"tap", "bridge"})
@@ -106,15 +106,18 @@ class Ends:
 
     def _vhost_of(self, option: Option, *, hub: bool) -> tuple[bool | None, str]:
         # vhost=on without vhostforce goes on without vhost where it cannot be had.
-        asked = boolean(option.get("vhost"))
-        if asked is None:
-            passed = numbers_of(option, "vhostfd", "vhostfds")
-            asked = bool(passed) or bool(boolean(option.get("vhostforce", "off")))
-        if hub or not asked:
+        if hub or not asks_vhost(option):
             return False, ""
         if self.files is None:
             return True, f"vhost was asked for; whether it is on: {NEED_ROOT}"
-        return bool(self.files.named("/dev/vhost-net")), ""
+        opened = self.files.of_device("vhost-net")
+        passed = numbers_of(option, "vhostfd", "vhostfds")
+        if passed and all(part.isdigit() for part in passed):
+            return all(int(part) in opened for part in passed), ""
+        asking = (o for o in self.line.all("netdev", "nic") if asks_vhost(o))
+        if not opened or len(opened) >= sum(pairs_of(o) for o in asking):
+            return bool(opened), ""
+        return None, "whether vhost is on: fewer vhost-net files are open than were asked for"
 
     def match_left_over(self, ends: Sequence[NetBackend]) -> dict[int, NetBackend]:
         """Give taps without a name the interfaces that no other device claims.
@@ -189,6 +192,15 @@ def left_over(files: Files | None, claimed: set[str]) -> dict[str, int]:
         if interface not in claimed:
             left.setdefault(interface, fd)
     return left
+
+
+def asks_vhost(option: Option) -> bool:
+    """Return whether a backend is to use vhost-net."""
+    asked = boolean(option.get("vhost"))
+    if asked is None:
+        passed = numbers_of(option, "vhostfd", "vhostfds")
+        asked = bool(passed) or bool(boolean(option.get("vhostforce", "off")))
+    return asked
 
 
 def pairs_of(option: Option) -> int:

@@ -63,9 +63,9 @@ class Files:
     interfaces: dict[int, str]
     """Interface (``iff:``) by file number of /dev/net/tun."""
 
-    def named(self, *names: str) -> list[int]:
-        """Return the files that point to one of ``names``, in order."""
-        return sorted(fd for fd, link in self.links.items() if link in names)
+    def of_device(self, name: str) -> list[int]:
+        """Return the files that are open on a device node, in order: ``vhost-net``."""
+        return sorted(fd for fd, link in self.links.items() if link.endswith(f"/{name}"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +164,7 @@ def files_of(place: Path, links: dict[int, str] | None) -> Files | None:
         return None
     interfaces = {}
     for fd, link in links.items():
-        if link != "/dev/net/tun" and not link.endswith("/net/tun"):
+        if not link.endswith("/net/tun"):
             continue
         for line in read(place / "fdinfo" / str(fd)).split(b"\n"):
             if line.startswith(b"iff:"):
