@@ -31,7 +31,8 @@
  * START       entry              queue position used                (a backend is attached: driver start, reset, VM resume)
  * STOP        entry              queue position used                (the vhost device goes away)
  * DROP        now                queue packet length ret address    (ret: skb_drop_reason; address: id of the place, see `places`)
- * EXIT        entry to the guest ret span address                   (ret: exit reason; span: time outside the guest)
+ * EXIT        entry to the guest ret span queue address             (ret: exit reason; span: time outside the guest;
+ *                                                                    queue, address: of the kick it was, else 0)
  * SCHED_IN    now                ret                                (tid runs; ret: the thread it replaces)
  * SCHED_OUT   now                ret count                          (tid stops; ret: the thread that runs next; count: its state)
  * SCHED_WAKE  now                ret                                (tid became runnable; ret: the waker)

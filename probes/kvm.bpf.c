@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * kvm: kicks that an ioeventfd took, interrupts that an irqfd sent, exits of vCPUs.
+ */
+
+BPF_HASH(exit_states, u32, struct exit_state, 16384);
+BPF_HASH(exits, struct exit_key, struct exit_total, 65536);
+
+#define MAX_WAITERS 4
+
+/* Find the virtqueue that waits for an eventfd nobody has seen yet: through its wait queue. */
+static __always_inline void vt_bootstrap_eventfd(u64 ctx)
+{
+	u64 head = ctx + OFF_EVENTFD_WQH + OFF_WQH_HEAD, next = 0, vq = 0;
+	struct eventfd_state other = { .kind = EVENTFD_OTHER };
+
+	KREAD(next, head, 0);
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < MAX_WAITERS; i++) {
+		u64 wait, func = 0, fn = 0;
+		u16 flags = 0;
+		if (!next || next == head)
+			break;
+		wait = next - OFF_WAIT_ENTRY;
+		KREAD(func, wait, OFF_WAIT_FUNC);
+		if (func == SYM_vhost_poll_wakeup) {
+			u64 poll = wait - OFF_POLL_WAIT;
+			KREAD(fn, poll, OFF_POLL_WORK + OFF_WORK_FN);
+			vq = vt_queue_of_poll(poll, fn, &flags);
+			if (flags)
+				vq = 0;
+		}
+		if (vq)
+			break;
+		KREAD(next, next, 0);
+	}
+	if (vq)
+		vt_queue(vq);
+	else
+		eventfds.insert(&ctx, &other);
+}
+
+int vt_kick(struct pt_regs *ctx)
+{
+	u64 now = bpf_ktime_get_ns();
+	u64 device = PT_REGS_PARM2(ctx) - OFF_IOEVENTFD_DEV, address = PT_REGS_PARM3(ctx);
+	u64 value = PT_REGS_PARM5(ctx), base = 0, eventfd = 0, match = 0, written = 0, vq;
+	int length = PT_REGS_PARM4(ctx), wanted = 0;
+	u8 wildcard = 0;
+
+	vt_called(CALL_KICK_ENTRY);
+	/* The kernel's own test (ioeventfd_in_range): a miss is offered to the next device. */
+	KREAD(base, device, OFF_IOEVENTFD_ADDR);
+	KREAD(wanted, device, OFF_IOEVENTFD_LENGTH);
+	if (base != address)
+		return 0;
+	if (wanted) {
+		if (length != wanted)
+			return 0;
+		KREAD(wildcard, device, OFF_IOEVENTFD_WILDCARD);
+		if (!wildcard) {
+			KREAD(match, device, OFF_IOEVENTFD_DATAMATCH);
+			/* The value is in a buffer of 8 bytes or more; only `length` of it was written. */
+			KREAD(written, value, 0);
+			if (length < 8)
+				written &= (1ULL << ((length & 7) * 8)) - 1;
+			if (match != written)
+				return 0;
+		}
+	}
+	KREAD(eventfd, device, OFF_IOEVENTFD_EVENTFD);
+	struct eventfd_state *known = eventfds.lookup(&eventfd);
+	if (!known) {
+		vt_bootstrap_eventfd(eventfd);
+		known = eventfds.lookup(&eventfd);
+	}
+	if (!known || known->kind != EVENTFD_KICK)
+		return 0;
+	vq = known->vq;
+#ifdef WITH_EXITS
+	u32 tid = (u32)bpf_get_current_pid_tgid();
+	struct exit_state *e = exit_states.lookup(&tid);
+	if (e && e->time) {
+		e->queue = known->id;
+		e->address = address;
+	}
+#endif
+	struct queue_state *q = queues.lookup(&vq);
+	struct vtrace_record *r = vt_begin(VTRACE_KIND_KICK, now, known->id);
+	if (!r)
+		return 0;
+	r->address = address;
+	if (q) {
+		vt_indices(vq, r);
+		vt_driver(q, r);
+	}
+	vt_submit(r);
+	return 0;
+}
+
+int vt_irq(struct pt_regs *ctx)
+{
+	u64 now = bpf_ktime_get_ns();
+	u64 irqfd = PT_REGS_PARM1(ctx) - OFF_IRQFD_WAIT, eventfd = 0;
+	u32 low = 0, data = 0;
+
+	if (!(PT_REGS_PARM4(ctx) & 1))
+		return 0;
+	KREAD(eventfd, irqfd, OFF_IRQFD_EVENTFD);
+	struct eventfd_state *known = eventfds.lookup(&eventfd);
+	if (!known || known->kind != EVENTFD_CALL)
+		return 0;
+	struct vtrace_record *r = vt_begin(VTRACE_KIND_IRQ, now, known->id);
+	if (!r)
+		return 0;
+	KREAD(low, irqfd, OFF_IRQFD_ENTRY + OFF_ENTRY_MSI);
+	KREAD(data, irqfd, OFF_IRQFD_ENTRY + OFF_ENTRY_MSI + 8);
+	KREAD(r->ret, irqfd, OFF_IRQFD_GSI);
+	r->address = (u64)data << 32 | low;
+	vt_submit(r);
+	return 0;
+}
+
+#ifdef WITH_EXITS
+TRACEPOINT_PROBE(kvm, kvm_exit)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tid = (u32)id;
+
+	if (!vt_vm_wanted(id >> 32))
+		return 0;
+	struct exit_state state = {
+		.time = bpf_ktime_get_ns(), .reason = args->exit_reason, .svm = args->isa == 2,
+	};
+	if (!threads.lookup(&tid)) {
+		struct thread_role role = { .tgid = id >> 32, .role = 2 };
+		threads.update(&tid, &role);
+	}
+	exit_states.update(&tid, &state);
+	return 0;
+}
+
+TRACEPOINT_PROBE(kvm, kvm_entry)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tid = (u32)id;
+	struct exit_state *e = exit_states.lookup(&tid);
+
+	if (!e || !e->time)
+		return 0;
+	u64 now = bpf_ktime_get_ns(), span = now - e->time;
+	struct exit_key key = {
+		.tid = tid, .tgid = id >> 32, .reason = e->reason, .svm = e->svm,
+	};
+	struct exit_total *total = exits.lookup(&key);
+	if (!total) {
+		struct exit_total fresh = {};
+		exits.insert(&key, &fresh);
+		total = exits.lookup(&key);
+	}
+	if (total) {
+		total->count++;
+		total->ns += span;
+	}
+#ifdef EACH_EXIT
+	u32 wanted = 1;
+#else
+	u32 wanted = e->queue;
+#endif
+	struct vtrace_record *r = wanted ? vt_begin(VTRACE_KIND_EXIT, now, e->queue) : 0;
+	if (r) {
+		r->ret = e->reason;
+		r->address = e->address;
+		r->span = span > 0xffffffff ? 0xffffffff : span;
+		if (e->svm)
+			r->flags = VTRACE_F_SVM;
+		vt_submit(r);
+	}
+	e->time = 0;
+	return 0;
+}
+#endif

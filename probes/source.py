@@ -1,0 +1,313 @@
+"""The live source: loaded programs become batches, in order, with the metadata beside them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from parsers.batch import EventBatch
+from probes.merge import Merger
+from vtrace import __version__
+from vtrace.model import Direction, Kind, Role
+
+if TYPE_CHECKING:
+    from probes.loader import Loaded
+    from probes.preflight import Kernel
+
+__all__ = ["LiveSource"]
+
+# struct queue_info of include/vtrace_bpf.h.
+_INFO = struct.Struct("<QQQIIIHBBBB16s6x")
+_ROLES = {1: Role.VIRTQUEUE, 2: Role.TAP, 3: Role.INTERFACE}
+_KINDS = [kind.name for kind in Kind]
+_PAIRS = (
+    ("pop", "POP_ENTRY", "POP_RETURN"),
+    ("signal", "USED_ENTRY", "SIGNAL_RETURN"),
+    ("enable", "ENABLE_ENTRY", "ENABLE_RETURN"),
+    ("xmit", "XMIT_ENTRY", "XMIT_RETURN"),
+    ("recv", "RECV_ENTRY", "RECV_RETURN"),
+    ("send", "SEND_ENTRY", "SEND_RETURN"),
+)
+
+NameQueue = Callable[[dict[str, Any]], dict[str, Any]]
+"""Puts names to a queue: gets the kernel's side, returns keys to add (vm, device, ...)."""
+
+
+class LiveSource:
+    """Reads the rings of loaded programs until told to stop.
+
+    One pass takes both rings, holds back what its watermark has not passed, and yields a batch
+    when enough has come together or half a second is over.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        kernel: Kernel,
+        *,
+        name_queue: NameQueue = lambda _: {},
+        static: dict[str, Any] | None = None,
+        poll_s: float = 0.02,
+        batch_rows: int = 65_536,
+        batch_s: float = 0.5,
+        hold_s: float = 0.0,
+    ) -> None:
+        self._loaded = loaded
+        self._kernel = kernel
+        self._name_queue = name_queue
+        self._merger = Merger(loaded.options.snap_bytes)
+        self._hold_s = hold_s
+        self._poll_s, self._batch_rows, self._batch_s = poll_s, batch_rows, batch_s
+        self._received = np.zeros(len(Kind), np.int64)
+        self._drained_ns = 0
+        self._queues: dict[str, dict[str, Any]] = {}
+        self._raw_queues: dict[int, bytes] = {}
+        self._names: dict[str, str] = {}
+        self._seen: dict[str, Any] = {}
+        self._start = {
+            "host": {
+                "kernel": os.uname().release,
+                "machine": os.uname().machine,
+                "cpus": os.cpu_count() or 0,
+                "hostname": socket.gethostname(),
+                "version": __version__,
+                "mode": "full",
+            },
+            "reasons": {str(n): name for n, name in kernel.drop_reasons().items()},
+            "probes": self.probes(),
+            **(static or {}),
+        }
+        self.dropped_batches = 0
+        """Batches that the consumer could not take; the consumer counts them here."""
+        self.dropped_records = 0
+
+    def probes(self) -> dict[str, dict[str, str]]:
+        """Return the state of every probe point, for metadata and for the doctor."""
+        rows = {}
+        for program in self._loaded.states:
+            for point in program.points:
+                failure = self._loaded.failures.get(point.point.name)
+                if not program.ready or not point.ready:
+                    state, reason = "unavailable", point.reason or program.reason
+                elif failure:
+                    state, reason = "failed", failure
+                else:
+                    state, reason = "attached", point.symbol or ""
+                rows[point.point.name] = {
+                    "program": program.program.name,
+                    "state": state,
+                    "reason": reason,
+                }
+        return rows
+
+    def batches(self, stop: Callable[[], bool]) -> Iterator[EventBatch]:
+        """Yield batches until ``stop`` says so; then detach, drain and yield what is left.
+
+        The first batch has no rows: it carries what does not change.
+        """
+        yield EventBatch.empty(self._start | self._changes())
+        held_until = time.monotonic() + self._hold_s
+        while time.monotonic() < held_until and not stop():
+            time.sleep(self._poll_s)
+        due = time.monotonic() + self._batch_s
+        while not stop():
+            time.sleep(self._poll_s)
+            self._take()
+            if self._merger.held >= self._batch_rows or time.monotonic() >= due:
+                batch = self._merger.flush(self._drained_ns)
+                due = time.monotonic() + self._batch_s
+                batch.meta = self._changes()
+                if len(batch) or batch.meta:
+                    yield batch
+        self._loaded.detach()
+        # A probe that was running when it was detached has ended by now.
+        for _ in range(50):
+            if self._take() and not self._loaded.events.pending_bytes:
+                break
+            time.sleep(0.01)
+        batch = self._merger.flush(None)
+        batch.meta = self._changes() | {
+            "end": {"reason": "stopped", "ended_ns": time.monotonic_ns()}
+        }
+        yield batch
+
+    def _take(self) -> bool:
+        # Empty both rings; tell whether they are empty. A record that is still being written hides
+        # what is behind it: then the watermark stays where it was.
+        now = time.monotonic_ns()
+        events, whole_events = self._loaded.events.take()
+        packets, whole_packets = self._loaded.packets.take()
+        self._merger.add(events, packets)
+        size = len(self._received)
+        self._received += np.bincount(events["kind"], minlength=size)[:size]
+        kinds = packets["record"]["kind"]
+        self._received += np.bincount(kinds, minlength=size)[:size]
+        self._loaded.events.release()
+        self._loaded.packets.release()
+        if whole_events and whole_packets:
+            self._drained_ns = now
+            return True
+        return False
+
+    def _changes(self) -> dict[str, Any]:
+        """Return the sections that have changed since they were last given out."""
+        # Counters are read after the rings: what was produced in between is pending, not lost.
+        counts = self._loaded.counts()
+        calls = self._loaded.calls()
+        sections = {
+            "counts": {
+                name: {"produced": produced, "received": int(received), "lost": lost}
+                for name, (produced, lost), received in zip(
+                    _KINDS, counts, self._received, strict=True
+                )
+                if produced
+            },
+            "calls": {
+                name: {"entry": calls[entry], "return": calls[back]}
+                for name, entry, back in _PAIRS
+                if calls[entry]
+            },
+            "loss": {
+                "late": self._merger.late,
+                "missed": max(0, sum(calls[e] - calls[r] for _, e, r in _PAIRS)),
+                "pending": sum(p - n for p, n in counts) - int(self._received.sum()),
+                "held": self._merger.held,
+                "dropped_batches": self.dropped_batches,
+                "dropped_records": self.dropped_records,
+            },
+            "queues": self._read_queues(),
+            "threads": self._read_threads(),
+            "comms": self._read_comms(),
+            "places": self._read_places(),
+            "exits": self._read_exits(),
+        }
+        changed = {
+            name: section
+            for name, section in sections.items()
+            if self._seen.get(name, {}) != section
+        }
+        self._seen |= changed
+        if changed or not self._seen.get("clock"):
+            anchor = {"monotonic_ns": time.monotonic_ns(), "realtime_ns": time.time_ns()}
+            changed["clock"] = [anchor]
+            self._seen["clock"] = [anchor]
+        return changed
+
+    def _read_queues(self) -> dict[str, dict[str, Any]]:
+        table = self._loaded.table("queue_info")
+        counter = self._loaded.table("id_counter")
+        cpus = os.cpu_count() or 1
+        highest = max(counter[ctypes.c_int(0)], default=0) * cpus if counter else 0
+        changed = False
+        for number in range(1, min(highest + cpus, 4096)):
+            raw = bytes(table[ctypes.c_int(number)])
+            if self._raw_queues.get(number) == raw or not any(raw):
+                continue
+            self._raw_queues[number] = raw
+            entry = self._queue(number, raw)
+            self._queues[str(number)] = entry | self._name_queue(entry)
+            changed = True
+        return dict(self._queues) if changed else self._seen.get("queues", {})
+
+    @staticmethod
+    def _queue(number: int, raw: bytes) -> dict[str, Any]:
+        (
+            features,
+            registered,
+            stopped,
+            tgid,
+            size,
+            ifindex,
+            index,
+            role,
+            receives,
+            macvtap,
+            iotlb,
+            name,
+        ) = _INFO.unpack(raw)
+        interface = name.split(b"\0", 1)[0].decode(errors="replace")
+        direction: str = Direction.NONE
+        if role != 3:
+            direction = Direction.RX if receives else Direction.TX
+        return {
+            "id": number,
+            "role": str(_ROLES.get(role, role)),
+            "vm": f"pid:{tgid}" if tgid else "",
+            "pid": tgid,
+            "device": interface,
+            "name": "" if role == 3 else f"{direction}{index}",
+            "direction": str(direction),
+            "backend": "vhost" if role == 1 else "",
+            "ring": "split",
+            "size": size,
+            "interface": interface,
+            "ifindex": ifindex,
+            "generation": 0,
+            "features": features,
+            "extra": {
+                "registered_ns": registered,
+                "stopped_ns": stopped,
+                "macvtap": macvtap,
+                "iotlb": iotlb,
+            },
+        }
+
+    def _read_threads(self) -> dict[str, Any]:
+        table = self._loaded.table("threads")
+        rows = {}
+        for key, value in table.items() if table else ():
+            role = {1: "vhost", 2: "vcpu"}.get(value.role, "")
+            rows[str(key.value)] = {
+                "comm": self._comm(key.value),
+                "role": role,
+                "pid": value.tgid,
+            }
+        return rows
+
+    def _comm(self, tid: int) -> str:
+        key = str(tid)
+        if key not in self._names:
+            try:
+                with open(f"/proc/{tid}/comm") as file:  # noqa: PTH123
+                    self._names[key] = file.read().rstrip("\n")
+            except OSError:
+                return ""
+        return self._names[key]
+
+    def _read_comms(self) -> dict[str, str]:
+        table = self._loaded.table("comms")
+        return {
+            str(key.value): bytes(value.text).split(b"\0", 1)[0].decode(errors="replace")
+            for key, value in (table.items() if table else ())
+        }
+
+    def _read_places(self) -> dict[str, str]:
+        table = self._loaded.table("places")
+        rows = {str(v.value): k.value for k, v in (table.items() if table else ())}
+        known = self._seen.get("places", {})
+        return {
+            key: known.get(key) or self._kernel.symbols.name_of(address)
+            for key, address in rows.items()
+        }
+
+    def _read_exits(self) -> list[dict[str, Any]]:
+        table = self._loaded.table("exits")
+        rows = [
+            {
+                "pid": key.tgid,
+                "tid": key.tid,
+                "isa": "svm" if key.svm else "vmx",
+                "reason": key.reason,
+                "count": value.count,
+                "total_ns": value.ns,
+            }
+            for key, value in (table.items() if table else ())
+        ]
+        return sorted(rows, key=lambda row: (row["tid"], row["reason"]))

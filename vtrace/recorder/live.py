@@ -1,0 +1,84 @@
+"""Live: a host's VMs put names to what the probes see; the attach process sends it here.
+
+The attach process keeps the privilege; this side reads its pipe as any trace file in a stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from probes.attach import Attached, Request, spawn
+from vtrace.errors import UsageError
+from vtrace.inventory import Vm, discover, resolve, to_json
+
+__all__ = ["HostNames", "attach"]
+
+
+class HostNames:
+    """Names of this host's VMs and devices, for the attach process; looked up again for new VMs."""
+
+    def __init__(self, vm: str | None) -> None:
+        self._vms = discover()
+        self._looked_for: set[tuple[int, str]] = set()
+        self._only: Vm | None = resolve(self._vms, vm) if vm else None
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids to trace; empty: all."""
+        return (self._only.pid,) if self._only else ()
+
+    @property
+    def ifindices(self) -> tuple[int, ...]:
+        """Interface indices of the taps of the VMs to trace; empty: all."""
+        if not self._only:
+            return ()
+        nets = [device.net for device in self._only.devices if device.net]
+        return tuple(net.ifindex for net in nets if net.ifindex)
+
+    @property
+    def vms_json(self) -> list[dict[str, Any]]:
+        """The inventory, as ``vtrace list --json`` prints it."""
+        return to_json([self._only] if self._only else self._vms)
+
+    def name_queue(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Return the names of a queue that the kernel knows by process and interface."""
+        key = (entry["pid"], entry["interface"])
+        found = self._find(entry)
+        if not found and key not in self._looked_for:
+            self._looked_for.add(key)
+            self._vms = discover()
+            found = self._find(entry)
+        return found
+
+    def _find(self, entry: dict[str, Any]) -> dict[str, Any]:
+        pid, interface = entry["pid"], entry["interface"]
+        for vm in self._vms:
+            if pid and vm.pid != pid:
+                continue
+            for device in vm.devices:
+                if device.net and interface and device.net.interface == interface:
+                    return {"vm": vm.name, "pid": vm.pid, "device": device.id}
+            if pid:
+                return {"vm": vm.name}
+        return {}
+
+
+def attach(request: Request, progress: Callable[[str], None]) -> Attached:
+    """Start the attach process and return when every probe is attached.
+
+    Raises:
+        UsageError: No VM has the name that was asked for.
+        VtraceError: Whatever keeps the probes from running.
+    """
+    if request.vm is not None and not request.vm:
+        raise UsageError("--vm needs a name, a pid or a uuid")
+    attached = spawn(request, HostNames)
+    try:
+        attached.wait_ready(progress)
+    except BaseException:
+        attached.close()
+        raise
+    return attached
+
+
