@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,8 +152,3 @@ def takes_sigusr1(place: Path, tid: int) -> bool:
             blocked = int(line[7:], 16)
             return bool(blocked & SIGTERM) and not blocked & SIGUSR1
     return False
-
-
-def workers(threads: Sequence[Thread]) -> Iterator[Thread]:
-    """Yield the vhost workers, oldest first."""
-    return (thread for thread in threads if thread.role == ThreadRole.VHOST)
