@@ -63,7 +63,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises UsageError instead of leaving the program."""
 
-    def __init__(self, **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, **options: Any) -> None:
         options.setdefault("formatter_class", Formatter)
         options.setdefault("allow_abbrev", False)
         super().__init__(**options)
@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{text} (see {self.prog} --help)")
 
 
-def load_verb(name: str) -> Any:  # noqa: ANN401
+def load_verb(name: str) -> Any:
     """Return the module of a verb."""
     return import_module(f"vtrace.cli.{name.replace('-', '_')}")
 

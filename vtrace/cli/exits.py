@@ -1,0 +1,85 @@
+"""``vtrace exits``: VM exits, one a line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from vtrace.cli import options
+
+if TYPE_CHECKING:
+    import argparse
+
+    from vtrace.session import Session
+    from vtrace.tables import Table
+
+SUMMARY = "print VM exits, one a line"
+DESCRIPTION = """\
+Print the times that a vCPU left the guest and came back, one a line: when it
+went back in, why it had left, and how long it was outside. A recording may hold
+only their sums (vtrace report has them)."""
+EXAMPLES = [
+    ("vtrace exits run.vtrace", "Every exit."),
+    ("vtrace exits -Y 'outside_ns > 100us' run.vtrace", "Those that took long."),
+    ("vtrace exits -Y 'reason == EPT_MISCONFIG' --json run.vtrace", "MMIO, for scripts."),
+]
+
+HEADS: Final = ("time", "vm", "reason", "vcpu", "tid", "cpu", "outside", "address")
+WIDTHS: Final = (15, 8, 20, 4, 8, 3, 8, 12)
+LEFT: Final = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the verb."""
+    options.add_input(parser)
+    options.add_selection(parser, queues=False)
+    options.add_format(parser)
+    options.add_loss(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the exits."""
+    from vtrace.cli import say
+    from vtrace.cli.output import Style
+    from vtrace.cli.reading import Rows, conclude, loss_text, opened
+    from vtrace.tables import EXITS
+    from vtrace.tables.human import count_text
+
+    style = Style.of(args)
+
+    def print_text(table: Table, first: bool) -> None:
+        print_exits(table, session, args, first=first)
+
+    rows = Rows(args, EXITS, print_text)
+    seen = 0
+    with opened(args) as session:
+        for chunk in session.events_only():
+            table = chunk.exits
+            seen += len(table)
+            rows.print(table)
+            if rows.full:
+                break
+        if not args.json:
+            print(f"{count_text(rows.count)} exits; {loss_text(session.loss(), style)}")
+        if not seen and session.metadata.sections.get("exits"):
+            say("it holds the sums of exits alone, not each of them: see vtrace report")
+        return conclude(session, args, quiet=not args.json, stopped=rows.full)
+
+
+def print_exits(table: Table, session: Session, args: argparse.Namespace, *, first: bool) -> None:
+    """Print exits as text."""
+    from vtrace.cli.output import Style, print_table
+    from vtrace.cli.reading import time_texts
+    from vtrace.tables.human import duration_text
+
+    names = ("vm", "reason", "vcpu", "tid", "cpu", "outside_ns", "address")
+    columns = dict(zip(names, table.lists(names), strict=True))
+    rows = zip(
+        time_texts(table.lists(("time_ns",))[0], session, args),
+        columns["vm"],
+        columns["reason"],
+        *([None if n is None else str(n) for n in columns[name]] for name in names[2:5]),
+        [duration_text(ns) for ns in columns["outside_ns"]],
+        [None if n is None else f"{n:#x}" for n in columns["address"]],
+        strict=True,
+    )
+    print_table(HEADS, rows, Style.of(args), left=LEFT, widths=WIDTHS, head=first)

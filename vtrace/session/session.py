@@ -1,0 +1,292 @@
+"""The session: batches in, chunks of tables out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from parsers import wire
+from parsers.batch import EventBatch, Metadata
+from vtrace.lifecycle import Tracker
+from vtrace.model import Kind
+from vtrace.session.clock import Clock, Window
+from vtrace.session.join import PacketJoin, Packets
+from vtrace.session.summary import Summary
+from vtrace.tables import (
+    Names,
+    Table,
+    Verdict,
+    drops_table,
+    exits_table,
+    lifecycles_table,
+    packets_table,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import tzinfo
+
+    from numpy.typing import NDArray
+
+    from parsers.batch import Damage
+
+__all__ = ["Chunk", "Loss", "Session"]
+
+MARGIN_NS: Final = 1_000_000_000
+"""What is read before and behind a window, so that the chains in it are whole."""
+
+EVERYTHING: Final = (*wire.COLUMNS, "bytes")
+WITHOUT_BYTES: Final = tuple(wire.COLUMNS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """Records that were wanted and what became of them.
+
+    produced = received + lost + pending
+    """
+
+    produced: int = 0
+    received: int = 0
+    lost: int = 0
+    """Refused by a full ring, or dropped by a full pipe."""
+    pending: int = 0
+    late: int = 0
+    """Received, but too late to be put in order."""
+    missed: int = 0
+    """Returns that no probe saw; the call was recorded."""
+
+    def __bool__(self) -> bool:
+        return bool(self.lost or self.missed or self.pending)
+
+    @property
+    def share(self) -> float:
+        """Lost records of those produced, 0 to 1."""
+        return self.lost / self.produced if self.produced else float(self.lost > 0)
+
+
+@dataclass(slots=True)
+class Chunk:
+    """What one batch brought to an end."""
+
+    batch: EventBatch
+    lifecycles: Table
+    packet_rows: Packets
+    names: Names
+    keep: Mapping[str, NDArray[np.bool_]] | None = None
+
+    @property
+    def packets(self) -> Table:
+        """Packets that have ended, in the order of ``packet_rows``."""
+        return packets_table(self.packet_rows.rows, self.names)
+
+    @property
+    def drops(self) -> Table:
+        """Packets that were dropped."""
+        rows = self.packet_rows.rows
+        return drops_table(rows[rows["verdict"] == Verdict.DROPPED], self.names)
+
+    @property
+    def exits(self) -> Table:
+        """VM exits of the batch."""
+        where = self.batch["kind"] == Kind.EXIT
+        columns = {name: self.batch[name][where] for name in wire.COLUMNS}
+        return exits_table(columns, self.names)
+
+
+class Session:
+    """A source, a tracker, and what both say so far."""
+
+    def __init__(
+        self,
+        source: Iterable[EventBatch] | Any,
+        *,
+        window: Window | None = None,
+        zone: tzinfo | None = None,
+        join: PacketJoin | None = None,
+    ) -> None:
+        self.source = source
+        self.window = window or Window()
+        self.zone = zone
+        self.join = join
+        self.metadata = Metadata()
+        self.names = Names(self.metadata)
+        self.tracker = Tracker()
+        self.events = 0
+        self.start_ns: int | None = None
+        """First time in the recording, or in what was read of it."""
+        self.end_ns: int | None = None
+        self._bounds: tuple[int | None, int | None] = (None, None)
+
+    @property
+    def damage(self) -> list[Damage]:
+        """What of the source could not be read so far."""
+        return list(getattr(self.source, "damage", ()))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the recording ended in order; so does a source that cannot tell."""
+        return bool(getattr(self.source, "complete", True))
+
+    @property
+    def clock(self) -> Clock:
+        """The clock on the wall, as far as the recording knows it."""
+        return Clock(self.metadata, self.zone)
+
+    @property
+    def duration_ns(self) -> int:
+        """Time from the first to the last event."""
+        if self.start_ns is None or self.end_ns is None:
+            return 0
+        return self.end_ns - self.start_ns
+
+    def loss(self) -> Loss:
+        """Return what was lost, by the counters that the recording carries."""
+        counts = self.metadata.section("counts")
+        produced, received, lost = (
+            sum(_int(kind, name) for kind in counts.values())
+            for name in ("produced", "received", "lost")
+        )
+        section = self.metadata.section("loss")
+        # Whole batches that a full pipe dropped had been received before that.
+        dropped = _int(section, "dropped_records")
+        missed = section.get("missed")
+        if not isinstance(missed, int):
+            calls = self.metadata.section("calls").values()
+            missed = sum(max(_int(c, "entry") - _int(c, "return"), 0) for c in calls)
+        if not counts:
+            produced = received = self.events
+        return Loss(
+            produced=produced,
+            received=received - dropped,
+            lost=lost + dropped,
+            pending=_int(section, "pending"),
+            late=_int(section, "late"),
+            missed=missed,
+        )
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield what each batch brought to an end; the last chunk is what stays open."""
+        for batch in self._batches(EVERYTHING, MARGIN_NS):
+            if self.join:
+                self.join.feed(batch)
+            yield self._chunk(batch, self.tracker.feed(batch), last=False)
+        yield self._chunk(EventBatch.empty(), self.tracker.finish(), last=True)
+
+    def events_only(self) -> Iterator[Chunk]:
+        """Yield the batches without tracking chains: for exits."""
+        nothing = PacketJoin().finish()
+        empty = lifecycles_table(Tracker().finish().columns, self.names)
+        for batch in self._batches(WITHOUT_BYTES, 0):
+            yield Chunk(batch, empty, nothing, self.names)
+
+    def summary(self) -> Summary:
+        """Read to the end and return the sums."""
+        summary = Summary(self.names)
+        for batch in self._batches(WITHOUT_BYTES, 0):
+            self.tracker.feed(batch)
+            summary.feed(batch)
+        self.tracker.finish()
+        summary.finish(self.tracker.stats())
+        return summary
+
+    def _chunk(self, batch: EventBatch, chains: Any, *, last: bool) -> Chunk:
+        columns = chains.columns
+        if self.join is None:
+            table = lifecycles_table(columns, self.names)
+            packets = PacketJoin().finish()
+        else:
+            index = self.join.chains(columns)
+            table = lifecycles_table(columns, self.names, self.join.open.rows, index)
+            packets = self.join.finish() if last else self.join.release()
+        chunk = Chunk(batch, self._within(table), packets, self.names)
+        if self.window:
+            inside = self._inside(packets.rows["time"])
+            chunk.packet_rows = packets.take(np.flatnonzero(inside))
+        return chunk
+
+    def _within(self, table: Table) -> Table:
+        if not self.window or not len(table):
+            return table
+        return table.take(self._inside(table["time_ns"].data))
+
+    def _inside(self, times: NDArray[Any]) -> NDArray[np.bool_]:
+        since, until = self._bounds
+        inside = np.ones(len(times), np.bool_)
+        if since is not None:
+            inside &= times >= np.uint64(since)
+        if until is not None:
+            inside &= times < np.uint64(until)
+        return inside
+
+    def _batches(self, columns: Iterable[str], margin_ns: int) -> Iterator[EventBatch]:
+        for batch in self._source(columns, margin_ns):
+            if batch.meta:
+                self.metadata.update(batch.meta)
+                self.names.refresh()
+            span = batch.time_range
+            if span is not None:
+                if self.start_ns is None:
+                    self.start_ns = span[0]
+                self.end_ns = max(span[1], self.end_ns or 0)
+            self.events += len(batch)
+            yield batch
+
+    def _source(self, columns: Iterable[str], margin_ns: int) -> Iterator[EventBatch]:
+        if not hasattr(self.source, "batches"):
+            yield from self._cut(self.source, margin_ns)
+            return
+        if not self.window:
+            yield from self.source.batches(columns=columns)
+            return
+        trace: Any = self.source
+        first = next((s.first_ns for s in trace.summaries if s.first_ns is not None), None)
+        if first is None:
+            # A pipe: where it starts, its first batch will say.
+            yield from self._cut(trace.batches(columns=columns), margin_ns)
+            return
+        self.metadata.update(trace.metadata.sections)
+        since, until = self._resolve(first)
+        yield from trace.batches(
+            columns=columns,
+            since_ns=None if since is None else max(since - margin_ns, 0),
+            until_ns=None if until is None else until + margin_ns,
+        )
+
+    def _cut(self, batches: Iterable[EventBatch], margin_ns: int) -> Iterator[EventBatch]:
+        known = Metadata()
+        resolved = not self.window
+        for batch in batches:
+            known.update(batch.meta)
+            if not resolved and batch.time_range:
+                self.metadata.update(known.sections)
+                self._resolve(batch.time_range[0])
+                resolved = True
+            if self.window and len(batch):
+                since, until = self._bounds
+                times = batch["time"]
+                keep = np.ones(len(times), np.bool_)
+                if since is not None:
+                    keep &= times >= np.uint64(max(since - margin_ns, 0))
+                if until is not None:
+                    keep &= times < np.uint64(until + margin_ns)
+                yield batch if keep.all() else batch.take(keep)
+            else:
+                yield batch
+
+    def _resolve(self, start_ns: int) -> tuple[int | None, int | None]:
+        clock = self.clock
+        since, until = self.window.since, self.window.until
+        self._bounds = (
+            None if since is None else clock.resolve(since, start_ns),
+            None if until is None else clock.resolve(until, start_ns),
+        )
+        return self._bounds
+
+
+def _int(section: Any, name: str) -> int:
+    value = section.get(name, 0) if hasattr(section, "get") else 0
+    return value if isinstance(value, int) else 0
