@@ -64,7 +64,8 @@ class Merger:
         else:
             self._events, self._packets = [], []
         batch = _ordered(events, packets)
-        self.late += int(np.searchsorted(batch["time"], self._watermark))
+        # As uint64: numpy would compare a plain int as a float, which is exact for 104 days.
+        self.late += int(np.searchsorted(batch["time"], np.uint64(self._watermark)))
         if watermark is not None:
             self._watermark = max(self._watermark, watermark)
         return batch
