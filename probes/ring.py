@@ -55,9 +55,10 @@ class Ring:
         self._mask = len(data) // 2 - 1
         self._position = int(consumer[0])
         self._taken = 0
+        self._thrown = 0
         self.size_bytes = len(data) // 2
         self.discarded = 0
-        """Records that their probe threw away after reserving."""
+        """Records released that their probe had thrown away after reserving."""
 
     @classmethod
     def of_map(cls, fd: int, size_bytes: int, record: np.dtype[Any]) -> Ring:
@@ -105,9 +106,8 @@ class Ring:
             slots, header = slots[:count], header[:count]
         self._taken = count
         thrown = (header & DISCARD) != 0
-        dropped = int(np.count_nonzero(thrown))
-        if dropped:
-            self.discarded += dropped
+        self._thrown = int(np.count_nonzero(thrown))
+        if self._thrown:
             slots = slots[~thrown]
         return slots["record"], whole
 
@@ -115,4 +115,5 @@ class Ring:
         """Give what the last :meth:`take` returned back to the kernel."""
         self._position += self._taken * self._slot.itemsize
         self._consumer[0] = self._position
-        self._taken = 0
+        self.discarded += self._thrown
+        self._taken = self._thrown = 0
