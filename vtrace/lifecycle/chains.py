@@ -1,0 +1,300 @@
+"""Kernels: a chain from its pop to its end in the device, and the packet it carries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vtrace.lifecycle.cachedir import kernel
+from vtrace.lifecycle.codes import (
+    AMBIGUOUS,
+    COMPLETE,
+    D_NONE,
+    D_RX,
+    F_AVAIL,
+    F_CUT,
+    LOST,
+    NOT_APPLICABLE,
+    NP_KICK,
+    NP_RUN,
+    NP_WAKE,
+    O_DISCARDED,
+    O_IN_FLIGHT,
+    O_RESET,
+    O_USED,
+    PARTIAL,
+    SEEN,
+    SHARED,
+    SUPPRESSED,
+    SURE,
+    UNKNOWN,
+)
+from vtrace.lifecycle.held import push, queue_gap
+from vtrace.lifecycle.rings import (
+    avail_window,
+    find_kick,
+    forget_driver,
+    observe,
+    reached,
+    signed16,
+    unwrap,
+)
+
+__all__ = [
+    "close_open",
+    "end_chain",
+    "give_up_join",
+    "hand_back",
+    "partial",
+    "pending",
+    "place",
+    "pop",
+    "touched",
+]
+
+
+@kernel
+def touched(s: Any, k: Any, row: Any) -> Any:
+    """Set the trust of a chain to ambiguous if records were lost since it began."""
+    if max(s.one[0]["gap_end"], s.queue[k]["gap_end"]) >= row["start"]:
+        row["trust"] = AMBIGUOUS
+
+
+@kernel
+def partial(s: Any, row: Any, bit: Any) -> Any:
+    # A time is missing as the recording began or ended first; fine if nobody looked for it.
+    if row["trust"] == COMPLETE and not s.one[0]["not_probed"] & bit:
+        row["trust"] = PARTIAL
+
+
+@kernel
+def end_chain(s: Any, k: Any, row: Any, outcome: Any) -> Any:
+    """Finish a chain that is not in the used ring, and forget it."""
+    q = s.queue[k]
+    row["outcome"] = outcome
+    row["direction"] = q["direction"]
+    never = LOST if outcome == O_IN_FLIGHT or outcome == O_USED else NOT_APPLICABLE
+    if outcome != O_DISCARDED and not row["joined"]:
+        row["backend_state"] = NOT_APPLICABLE if q["direction"] == D_NONE else never
+    row["used_state"] = never
+    row["signal_state"] = never
+    row["irq_state"] = never
+    row["seen_state"] = never
+    if q["direction"] == D_RX and row["enqueue_ns"] == 0 and not row["joined"]:
+        row["enqueue_state"] = never
+    row["settled"] = s.one[0]["now"]
+    if outcome == O_IN_FLIGHT and row["trust"] == COMPLETE:
+        row["trust"] = PARTIAL
+    touched(s, k, row)
+    push(s, row)
+    row["live"] = 0
+
+
+@kernel
+def close_open(s: Any, k: Any, reset: Any) -> Any:
+    """Finish all chains of a queue that are popped or handed back, oldest first."""
+    q = s.queue[k]
+    for step in range(2 * q["cap"]):
+        # By position; then what a lost record has left out of order.
+        head = step - q["cap"]
+        if step < q["cap"]:
+            head = s.order[q["base"] + ((q["position"] + step) & (q["cap"] - 1))]
+        row = s.open[q["base"] + head]
+        if row["live"] == 1:
+            end_chain(s, k, row, O_RESET if reset else O_IN_FLIGHT)
+        elif row["live"] == 2:
+            end_chain(s, k, row, O_DISCARDED)
+
+
+@kernel
+def place(s: Any, k: Any, index: Any, now: Any) -> Any:
+    """The worker shows its next place in the available ring: does it fit?"""
+    q = s.queue[k]
+    if q["position_known"] == SURE:
+        ahead = signed16(index - q["position"])
+        if ahead:
+            queue_gap(s, k, q["position_ns"], now)
+            if ahead < 0 and -ahead > q["cap"]:
+                ahead += 0x10000
+            q["position"] += ahead
+            if q["position"] < 0:
+                q["position"] += 0x10000
+            q["join"] = q["position"]
+            q["frames_bad"] = 1
+    else:
+        known = q["position_known"] != UNKNOWN
+        q["position"] = unwrap(q["position"], index) if known else index
+        q["join"] = q["position"]
+        q["position_known"] = SURE
+    q["position_ns"] = now
+
+
+@kernel
+def set_kick(s: Any, k: Any, row: Any) -> Any:
+    q = s.queue[k]
+    if q["direction"] == D_RX:
+        # A refill: the kick that the run came from, if it announced this buffer.
+        row["kick_state"] = NOT_APPLICABLE
+        if not q["run_socket"] and q["run_kick"] and q["run_kick_avail"] > row["position"]:
+            row["kick_ns"] = q["run_kick"]
+            row["kick_tid"] = q["run_kick_tid"]
+            row["kick_state"] = SHARED if q["kicked"] else SEEN
+            q["kicked"] = 1
+        return
+    at = find_kick(s, k, row["position"])
+    if at >= 0:
+        kick = s.kicks[at]
+        row["kick_ns"] = kick["time"]
+        row["kick_tid"] = kick["tid"]
+        row["kick_state"] = SHARED if kick["served"] else SEEN
+        kick["served"] = 1
+    elif row["avail_lo_ns"] == 0 and not q["started"]:
+        row["kick_state"] = LOST
+        partial(s, row, NP_KICK)
+    elif q["blind_ns"] > row["avail_lo_ns"]:
+        # A kick came, but what it announced could not be read.
+        row["kick_state"] = LOST
+    else:
+        row["kick_state"] = SUPPRESSED
+
+
+@kernel
+def set_run(s: Any, k: Any, row: Any) -> Any:
+    q = s.queue[k]
+    state = SEEN if q["run_first"] else SHARED
+    row["run_ns"] = q["run_ns"]
+    row["wake_ns"] = q["run_wake"]
+    row["run_state"] = state if q["run_ns"] else LOST
+    if q["run_wake"]:
+        row["wake_state"] = state
+    elif q["run_ns"] and q["run_knows"]:
+        row["wake_state"] = NOT_APPLICABLE
+    else:
+        row["wake_state"] = LOST
+        partial(s, row, NP_WAKE)
+    if not q["run_ns"]:
+        partial(s, row, NP_RUN)
+    q["run_first"] = 0
+
+
+@kernel
+def pop(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
+    """The device took a chain. Its head is within the queue's share of the pools."""
+    q = s.queue[k]
+    head = c.head[i]
+    place(s, k, c.position[i], now)
+    position = q["position"]
+    if q["avail_known"] and q["avail"] > position + q["cap"]:
+        # The driver cannot be so far ahead: after a loss, begin anew.
+        forget_driver(s, k)
+    if c.flags[i] & F_AVAIL:
+        ahead = (c.avail[i] - c.position[i]) & 0xFFFF
+        if 0 < ahead <= q["cap"]:
+            observe(s, k, position + ahead, now)
+    reached(s, k, position + 1, now)
+    order = q["base"] + (position & (q["cap"] - 1))
+    before = s.open[q["base"] + s.order[order]]
+    if before["live"] == 2 and before["position"] == position and before["head"] != head:
+        # Another head at the same place: the ring is another one.
+        queue_gap(s, k, before["start"], now)
+        end_chain(s, k, before, O_DISCARDED)
+    row = s.open[q["base"] + head]
+    again = row["live"] == 2 and row["position"] == position
+    if row["live"] and not again:
+        # The driver has it back, so it was used; that record is missing.
+        queue_gap(s, k, row["start"], now)
+        end_chain(s, k, row, O_DISCARDED if row["live"] == 2 else O_USED)
+    if not again:
+        row["position"] = position
+        row["queue"] = q["id"]
+        row["slot"] = k
+        row["generation"] = q["generation"]
+        row["head"] = head
+        row["handed_back"] = 0
+        row["kick_ns"] = 0
+        row["kick_tid"] = 0
+        row["start"] = 0x7FFFFFFFFFFFFFFF
+        low, high = avail_window(s, k, position)
+        row["avail_lo_ns"] = low
+        row["avail_hi_ns"] = high
+        row["trust"] = COMPLETE
+    if not again or row["kick_state"] == NOT_APPLICABLE:
+        set_kick(s, k, row)
+    set_run(s, k, row)
+    row["live"] = 1
+    row["joined"] = 0
+    row["cut"] = c.flags[i] & F_CUT != 0
+    row["descriptors"] = c.count[i]
+    row["readable_bytes"] = c.length[i]
+    row["writable_bytes"] = c.room[i]
+    row["used_bytes"] = 0
+    row["packet"] = 0
+    row["batch"] = 0
+    row["enqueue_ns"] = 0
+    row["enqueue_state"] = NOT_APPLICABLE
+    row["pop_ns"] = now
+    row["pop_state"] = SEEN
+    row["backend_ns"] = 0
+    row["backend_state"] = LOST
+    row["used_ns"] = 0
+    row["signal_ns"] = 0
+    row["irq_ns"] = 0
+    row["seen_ns"] = 0
+    row["worker_tid"] = c.tid[i]
+    row["cpu"] = c.cpu[i]
+    start = min(row["start"], now)
+    if q["run_ns"]:
+        start = min(start, q["run_floor"])
+    if q["direction"] != D_RX:
+        start = min(start, row["avail_lo_ns"])
+    row["start"] = start
+    s.order[order] = head
+    q["position"] = position + 1
+
+
+@kernel
+def hand_back(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
+    """The device gave the last chains back: they will be popped again."""
+    q = s.queue[k]
+    if q["position_known"] == SURE:
+        q["position"] = max(q["position"] - c.count[i], 0)
+    place(s, k, c.position[i], now)
+    q["join"] = min(q["join"], q["position"])
+    for n in range(min(c.count[i], q["cap"])):
+        position = q["position"] + n
+        row = s.open[q["base"] + s.order[q["base"] + (position & (q["cap"] - 1))]]
+        if row["live"] == 1 and row["position"] == position:
+            row["live"] = 2
+            row["handed_back"] += 1
+            row["joined"] = 0
+
+
+@kernel
+def still_popped(s: Any, k: Any, position: Any) -> Any:
+    q = s.queue[k]
+    row = s.open[q["base"] + s.order[q["base"] + (position & (q["cap"] - 1))]]
+    return row["live"] == 1 and row["position"] == position
+
+
+@kernel
+def pending(s: Any, k: Any) -> Any:
+    """Return how many popped chains wait for the next RECV or SEND."""
+    q = s.queue[k]
+    while q["join"] < q["position"] and not still_popped(s, k, q["join"]):
+        q["join"] += 1
+    return q["position"] - q["join"]
+
+
+@kernel
+def give_up_join(s: Any, k: Any, count: Any) -> Any:
+    # Which of these belong to which packet cannot be told.
+    q = s.queue[k]
+    for n in range(count):
+        position = q["join"] + n
+        row = s.open[q["base"] + s.order[q["base"] + (position & (q["cap"] - 1))]]
+        if row["live"] == 1 and row["position"] == position:
+            row["trust"] = AMBIGUOUS
+            row["joined"] = 1
+            row["backend_state"] = LOST
+            if q["direction"] == D_RX:
+                row["enqueue_state"] = LOST
+    q["join"] += count

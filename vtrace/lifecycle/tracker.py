@@ -1,0 +1,176 @@
+"""The tracker: batches of events in, finished chains out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parsers.batch import EventBatch
+from vtrace.lifecycle import engine, held
+from vtrace.lifecycle.codes import DONE, DRAIN, MORE_HEADS
+from vtrace.lifecycle.layout import Columns, State, new_state, reserve
+from vtrace.lifecycle.stats import Notifications, QueueStats, Sums
+from vtrace.lifecycle.table import LifecycleTable
+from vtrace.model import TIME_COLUMNS, Direction, Queue
+
+__all__ = ["Tracker"]
+
+Array = NDArray[Any]
+
+_DIRECTIONS: Final = {Direction.RX: 1, Direction.TX: 2}
+_HEADS: Final = 256
+"""Descriptors of a ring of which nothing is known yet; it grows."""
+
+
+def _columns(batch: EventBatch) -> Columns:
+    columns = batch.columns
+    time = np.ascontiguousarray(columns["time"]).view(np.int64)
+    others = {
+        name: np.ascontiguousarray(columns[name]) for name in Columns._fields if name != "time"
+    }
+    return Columns(time=time, **others)
+
+
+class Tracker:
+    """Follow every chain of every queue; memory is bounded by the rings, not by the stream.
+
+    ``queues``: what is known of queues by id; more comes with the batches. ``not_probed``: names of
+    times (``kick_ns`` or ``kick``) that no probe looks for.
+
+    A chain comes out of :meth:`feed` when it is used, its interrupt is settled, the driver has
+    been proven to have taken it (or a second has gone by), and no CPU can show any more that it
+    lost a record meanwhile (or 0.2 s have gone by), all in the time of the stream. The
+    result does not depend on how the stream is cut into batches.
+    """
+
+    def __init__(
+        self, queues: Mapping[int, Queue] | None = None, not_probed: Collection[str] = ()
+    ) -> None:
+        self._state: State = new_state()
+        self._sums = Sums()
+        self._known: dict[int, tuple[int, int]] = {}
+        self._lost = 0
+        self._finished = False
+        self._not_probed = [
+            name
+            for name in TIME_COLUMNS
+            if name in not_probed or name.removesuffix("_ns") in not_probed
+        ]
+        for name in self._not_probed:
+            self._state.one[0]["not_probed"] |= 1 << TIME_COLUMNS.index(name)
+        for number, queue in (queues or {}).items():
+            self._learn(number, queue.direction, queue.size)
+
+    def _learn(self, number: int, direction: str, size: int) -> None:
+        if not 0 < number < len(self._state.slot):
+            return
+        known = size, _DIRECTIONS.get(Direction(direction), 0)
+        self._known[number] = known
+        if self._state.slot[number]:
+            self._reserve(number, size)
+
+    def _reserve(self, number: int, heads: int) -> None:
+        size, direction = self._known.get(number, (0, 0))
+        self._state = reserve(self._state, number, max(heads, size or _HEADS), direction)
+
+    def _learn_all(self, meta: Mapping[str, Any]) -> None:
+        for key, queue in meta.get("queues", {}).items():
+            self._learn(int(key), queue.get("direction", ""), int(queue.get("size", 0)))
+        if "counts" in meta:
+            self._lost = sum(int(kind.get("lost", 0)) for kind in meta["counts"].values())
+
+    def _take(self, count: int) -> list[Array]:
+        # The first held chains, as one or two pieces of the ring.
+        one, hold = self._state.one[0], self._state.hold
+        first = int(one["taken"]) & (len(hold) - 1)
+        one["taken"] += count
+        pieces = [hold[first : first + count]]
+        if first + count > len(hold):
+            pieces.append(hold[: first + count - len(hold)])
+        return pieces
+
+    def _table(self, pieces: list[Array]) -> LifecycleTable:
+        table = LifecycleTable.of_rows(pieces)
+        for name in self._not_probed:
+            table.columns[name][:] = 0
+            table.columns[name.removesuffix("_ns") + "_state"][:] = 4
+        self._sums.add(table, self._state.slot, int(self._state.one[0]["slots"]))
+        return table
+
+    def feed(self, batch: EventBatch) -> LifecycleTable:
+        """Take in a batch; return the chains that are finished and safe from second thoughts."""
+        if self._finished:
+            raise ValueError("feed after finish")
+        self._learn_all(batch.meta)
+        columns = _columns(batch)
+        tables = []
+        why, at = DRAIN, 0
+        while why != DONE:
+            why, at = engine.advance(self._state, columns, at)
+            one = self._state.one[0]
+            if why in (DONE, DRAIN):
+                tables.append(self._table(self._take(held.ready(self._state))))
+            elif why == MORE_HEADS:
+                self._reserve(int(one["wanted_queue"]), int(one["wanted_heads"]))
+            else:
+                self._reserve(int(one["wanted_queue"]), 0)
+        return tables[0] if len(tables) == 1 else LifecycleTable.concat(tables)
+
+    def finish(self) -> LifecycleTable:
+        """Return the chains that are left: not yet safe, used but not seen, and in flight."""
+        self._finished = True
+        tables = []
+        slot, slots = -1, int(self._state.one[0]["slots"])
+        while slot < slots:
+            slot = engine.end(self._state, self._lost, slot)
+            one = self._state.one[0]
+            tables.append(self._table(self._take(int(one["pushed"] - one["taken"]))))
+        return LifecycleTable.concat(tables)
+
+    @property
+    def events(self) -> int:
+        """Records taken in so far."""
+        return int(self._state.one[0]["events"])
+
+    @property
+    def missing(self) -> int:
+        """Records whose sequence number was found to be missing."""
+        return int(self._state.one[0]["missing"])
+
+    def stats(self) -> dict[int, QueueStats]:
+        """Return what is known of each queue that had an event, by its id."""
+        return {
+            int(queue["id"]): self._stats(slot)
+            for slot, queue in enumerate(self._state.queue[: int(self._state.one[0]["slots"])])
+        }
+
+    def _stats(self, slot: int) -> QueueStats:
+        state = self._state
+        total, queue = state.total[slot], state.queue[slot]
+        base, cap = int(queue["base"]), int(queue["cap"])
+        counts = self._sums.of(slot)
+        suppressed = counts.pop("suppressed_kicks")
+        counts["in_flight"] += int(np.count_nonzero(state.open["live"][base : base + cap] == 1))
+        signal = "signal_ns" not in self._not_probed
+        return QueueStats(
+            **counts,
+            starved=int(total["starved"]) if queue["direction"] == 1 else 0,
+            packets=int(total["packets"]),
+            pop_errors=int(total["pop_errors"]),
+            kicks=Notifications(
+                needed=int(total["kicks_needed"]),
+                sent=int(total["kicks_sent"]),
+                suppressed=suppressed,
+                spurious=int(total["kicks_spurious"]),
+            ),
+            interrupts=Notifications(
+                needed=int(total["interrupts_needed"]),
+                sent=int(total["interrupts_sent" if signal else "irqs"]),
+                suppressed=int(total["interrupts_suppressed"]),
+                spurious=int(total["interrupts_spurious"]),
+            ),
+            stages=self._sums.histograms(slot) if slot < len(self._sums.counts) else {},
+        )

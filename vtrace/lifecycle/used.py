@@ -1,0 +1,268 @@
+"""Kernels: a chain from the used ring through signal and interrupt to the driver's proof."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vtrace.lifecycle.cachedir import kernel
+from vtrace.lifecycle.chains import touched
+from vtrace.lifecycle.codes import (
+    AMBIGUOUS,
+    COMPLETE,
+    D_TX,
+    F_AVAIL,
+    F_EVENT,
+    F_EVENT_IDX,
+    F_FAULT,
+    F_NO_INTERRUPT,
+    F_USED,
+    LOST,
+    NP_BACKEND,
+    NP_IRQ,
+    NP_SEEN,
+    NP_SIGNAL,
+    O_USED,
+    PARTIAL,
+    SEEN,
+    SHARED,
+    SUPPRESSED,
+    SURE,
+    UNKNOWN,
+)
+from vtrace.lifecycle.held import queue_gap, release
+from vtrace.lifecycle.packets import joined
+from vtrace.lifecycle.rings import signed16, unwrap
+
+__all__ = ["drop_after", "interrupt", "need_event", "proof", "signal", "used", "used_place"]
+
+
+@kernel
+def after_row(s: Any, k: Any, at: Any) -> Any:
+    q = s.queue[k]
+    return s.after[q["base"] + (at & (q["cap"] - 1))]
+
+
+@kernel
+def need_event(event: Any, new: Any, old: Any) -> Any:
+    """Return whether the index passed ``event + 1`` on its way from ``old`` to ``new``."""
+    return ((new - event - 1) & 0xFFFF) < ((new - old) & 0xFFFF)
+
+
+@kernel
+def no_signal(s: Any, k: Any, ended: Any) -> Any:
+    # The decision for what waits was not seen.
+    q = s.queue[k]
+    missing = not s.one[0]["not_probed"] & NP_SIGNAL
+    while q["after_signal"] < q["after_n"]:
+        row = after_row(s, k, q["after_signal"])
+        row["signal_state"] = LOST
+        row["irq_state"] = LOST if missing else SUPPRESSED
+        if missing and not ended:
+            row["trust"] = AMBIGUOUS
+        elif missing and row["trust"] == COMPLETE:
+            row["trust"] = PARTIAL
+        q["after_signal"] += 1
+
+
+@kernel
+def settle(s: Any, k: Any, end: Any) -> Any:
+    # Signal and interrupt of all before `end` are known, or never will be.
+    q = s.queue[k]
+    while q["after_irq"] < end:
+        row = after_row(s, k, q["after_irq"])
+        row["settled"] = s.one[0]["now"]
+        touched(s, k, row)
+        q["after_irq"] += 1
+    q["irq_due"] = 0
+    if s.one[0]["not_probed"] & NP_SEEN:
+        q["after_seen"] = q["after_irq"]
+    release(s, k)
+
+
+@kernel
+def drop_after(s: Any, k: Any, ended: Any) -> Any:
+    """Let go of all used chains of a queue: reset, or the end of the recording."""
+    q = s.queue[k]
+    if ended and q["irq_due"] and not s.one[0]["not_probed"] & NP_IRQ:
+        for at in range(q["after_irq"], q["after_signal"]):
+            row = after_row(s, k, at)
+            if row["trust"] == COMPLETE:
+                row["trust"] = PARTIAL
+    no_signal(s, k, ended)
+    q["after_seen"] = max(q["after_seen"], q["after_n"])
+    settle(s, k, q["after_n"])
+
+
+@kernel
+def used_place(s: Any, k: Any, index: Any, now: Any, step: Any) -> Any:
+    """The worker shows its place in the used ring; it moves on by ``step``."""
+    q = s.queue[k]
+    if q["used_known"] == SURE:
+        ahead = signed16(index - q["used"])
+        if ahead:
+            queue_gap(s, k, q["used_ns"], now)
+            q["used"] = max(q["used"] + ahead, 0)
+    elif q["used_known"] == UNKNOWN:
+        q["used"] = index
+    else:
+        q["used"] = unwrap(q["used"], index)
+    q["used_known"] = SURE
+    q["used_ns"] = now
+    q["used"] += step
+
+
+@kernel
+def used(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
+    """The device returns a chain: one element of an act of ``count``."""
+    q = s.queue[k]
+    count = c.count[i]
+    inside = ((c.used[i] - q["act_first"]) & 0xFFFF) < count
+    if q["act"] == 0 or now != q["act_ns"] or count != q["act_count"] or not inside:
+        if q["act_first"] + q["act_count"] > q["used"] and q["used_known"] == SURE:
+            # Of the act before, not all elements were recorded.
+            q["used"] = max(q["used"], q["act_first"] + q["act_count"])
+            queue_gap(s, k, q["act_ns"], now)
+        if q["after_signal"] < q["after_n"]:
+            no_signal(s, k, False)
+        settle(s, k, q["after_signal"])
+        used_place(s, k, c.used[i], now, 0)
+        q["act"] += 1
+        q["act_ns"] = now
+        q["act_first"] = q["used"]
+        q["act_count"] = count
+    used_place(s, k, c.used[i], now, 1)
+    head = c.head[i]
+    row = s.open[q["base"] + head]
+    if row["live"] == 0:
+        s.total[k]["unknown_used"] += 1
+        return
+    if row["live"] == 2:
+        # It was popped again; that is missing.
+        row["trust"] = AMBIGUOUS
+    if not joined(s, k, row) and not s.one[0]["not_probed"] & NP_BACKEND:
+        row["trust"] = AMBIGUOUS
+    if q["after_n"] - q["after_first"] >= q["cap"]:
+        give_way(s, k)
+    row["outcome"] = O_USED
+    row["direction"] = q["direction"]
+    row["used_bytes"] = c.length[i]
+    row["batch"] = q["act"]
+    row["used_ns"] = now
+    row["used_state"] = SEEN
+    row["used_index"] = q["used"] - 1
+    row["seen_state"] = LOST
+    row["live"] = 0
+    s.after[q["base"] + (q["after_n"] & (q["cap"] - 1))] = row
+    q["after_n"] += 1
+
+
+@kernel
+def give_way(s: Any, k: Any) -> Any:
+    # The oldest used chain has waited for its proof long enough: the ring went round.
+    q = s.queue[k]
+    if q["after_signal"] == q["after_first"]:
+        q["after_signal"] += 1
+    end = max(q["after_irq"], q["after_first"] + 1)
+    q["after_seen"] = max(q["after_seen"], q["after_first"] + 1)
+    settle(s, k, end)
+
+
+@kernel
+def signal(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
+    """The device decides whether to interrupt the driver for the act just done."""
+    q = s.queue[k]
+    total = s.total[k]
+    flags = c.flags[i]
+    sent = c.ret[i] == 1
+    settle(s, k, q["after_signal"])
+    if flags & F_USED:
+        if q["act_first"] + q["act_count"] > q["used"] and q["used_known"] == SURE:
+            q["used"] = q["act_first"] + q["act_count"]
+            queue_gap(s, k, q["act_ns"], now)
+        used_place(s, k, c.used[i], now, 0)
+    needed = sent
+    if flags & F_EVENT_IDX:
+        if flags & F_EVENT and q["signalled_known"] and flags & F_USED:
+            needed = need_event(c.event[i], c.used[i], q["signalled"])
+    elif not flags & F_FAULT:
+        needed = flags & F_NO_INTERRUPT == 0
+    total["interrupts_needed"] += needed
+    total["interrupts_sent"] += sent
+    total["interrupts_suppressed"] += not sent
+    total["interrupts_spurious"] += sent and not needed
+    if flags & F_USED:
+        q["signalled"] = c.used[i]
+        q["signalled_known"] = 1
+    first = True
+    while q["after_signal"] < q["after_n"]:
+        row = after_row(s, k, q["after_signal"])
+        row["signal_ns"] = now
+        if sent:
+            row["signal_state"] = SEEN if first else SHARED
+            row["irq_state"] = LOST
+        else:
+            row["signal_state"] = SUPPRESSED
+            row["irq_state"] = SUPPRESSED
+        first = False
+        q["after_signal"] += 1
+    if sent and not s.one[0]["not_probed"] & NP_IRQ:
+        q["irq_due"] = 1
+    else:
+        settle(s, k, q["after_signal"])
+
+
+@kernel
+def interrupt(s: Any, k: Any, now: Any) -> Any:
+    """The interrupt went to KVM."""
+    q = s.queue[k]
+    s.total[k]["irqs"] += 1
+    if q["after_signal"] < q["after_n"]:
+        settle(s, k, q["after_signal"])
+        no_signal(s, k, False)
+    first = True
+    for at in range(q["after_irq"], q["after_signal"]):
+        row = after_row(s, k, at)
+        row["irq_ns"] = now
+        row["irq_state"] = SEEN if first else SHARED
+        first = False
+    settle(s, k, q["after_signal"])
+
+
+@kernel
+def proof(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
+    """Find what the driver must have taken out of the used ring by now.
+
+    It can have given out no more chains than the ring holds: available index - size. With event
+    index it states what it took, as used_event; a transmit driver may state a place up to three
+    quarters of its open chains ahead (virtqueue_enable_cb_delayed). 0 is written to disable.
+    """
+    q = s.queue[k]
+    if q["used_known"] == UNKNOWN:
+        return
+    taken = 0
+    if q["skew_known"] and q["avail_known"]:
+        taken = q["avail"] + q["skew"] - q["cap"]
+    flags = c.flags[i]
+    if flags & F_EVENT and flags & F_EVENT_IDX and c.event[i] != 0:
+        event = q["used"] + signed16(c.event[i] - q["used"])
+        if q["direction"] != D_TX:
+            if q["used"] - q["cap"] <= event <= q["used"]:
+                taken = max(taken, event)
+        elif flags & F_AVAIL and q["skew_known"]:
+            ahead = q["avail"] + q["skew"]
+            if q["used"] - q["cap"] <= event <= ahead:
+                taken = max(taken, 4 * event - 3 * ahead)
+    taken = min(taken, q["used"])
+    if taken <= q["proven"]:
+        return
+    q["proven"] = taken
+    first = True
+    while q["after_seen"] < q["after_n"]:
+        row = after_row(s, k, q["after_seen"])
+        if row["used_index"] >= taken:
+            break
+        row["seen_ns"] = now
+        row["seen_state"] = SEEN if first else SHARED
+        first = False
+        q["after_seen"] += 1
+    release(s, k)
