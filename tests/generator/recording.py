@@ -181,7 +181,7 @@ class Recording:
             batch = EventBatch.from_records(self.records[at : at + n])
             batch.number = len(made)
             at += n
-            upto = int(self.records["time"][min(at, len(self.records)) - 1]) if at else 0
+            upto = int(self.records["time"][:at].max(initial=0))
             whole = self.meta(upto)
             # A section is there where it is new or has changed.
             if not made:
