@@ -77,7 +77,7 @@ def instructions(expression: str) -> list[Instruction]:
         status = lib.pcap_compile(
             handle,
             ctypes.byref(program),
-            expression.encode(),
+            expression.encode(errors="surrogateescape"),
             1,
             ctypes.c_uint32(_NETMASK_UNKNOWN),
         )
@@ -104,7 +104,8 @@ def _load(size: int, offset: str, *, constant: bool) -> str:
     else:
         index = [f"o + {i}" if i else "o" for i in range(size)]
         check = (
-            f"o = {offset}; if (o >= {FRAME_BYTES} || o + {size} > have) return 0; "
+            f"o = {offset}; "
+            f"if (X >= {FRAME_BYTES} || o >= {FRAME_BYTES} || o + {size} > have) return 0; "
             f"o &= {FRAME_BYTES - 1};"
         )
     value = " | ".join(
@@ -124,6 +125,12 @@ def translate(rows: list[Instruction]) -> str:
     for at, (code, jt, jf, k) in enumerate(rows):
         if code & 7 == _JMP:
             targets |= {at + 1 + k} if code & 0xF0 == 0 else {at + 1 + jt, at + 1 + jf}
+    if max(targets, default=0) >= len(rows):
+        # libpcap's only jump backwards, as an offset of 32 bits that wraps.
+        raise FilterError(
+            "this filter walks a chain of headers (protochain), which a probe cannot do; name the "
+            "protocol (ip6 proto 17)"
+        )
     lines = [_line(at, *row) for at, row in enumerate(rows)]
     body = "\n".join(
         (f"L{at}:;\n" if at in targets else "") + f"\t{line}"
@@ -187,6 +194,8 @@ def _alu_line(code: int, k: int) -> str:
     if operation in (0x30, 0x90):
         sign = "/" if operation == 0x30 else "%"
         return f"if (!{value}) return 0; A = A {sign} {value};"
+    if operation in (0x60, 0x70) and value == "X":
+        return f"A = X < 32 ? A {_OPERATORS[operation]} X : 0;"
     return f"A = A {_OPERATORS[operation]} {value};"
 
 
