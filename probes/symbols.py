@@ -24,7 +24,8 @@ class Symbols:
     """``/proc/kallsyms`` of this boot; addresses are zero without privilege."""
 
     def __init__(self, path: Path = Path("/proc/kallsyms")) -> None:
-        self._text = b"\n" + path.read_bytes()
+        text = path.read_bytes().rstrip(b"\n")
+        self._text = b"\n%b\n" % text if text else b"\n"
 
     def _places(self, name: str) -> list[tuple[int, str]]:
         # Every symbol that is `name` or `name.something`: (offset of its line, full name).
@@ -60,13 +61,13 @@ class Symbols:
     def resolve(self, function: str) -> str | None:
         """Return the symbol to probe for a function: itself, or the clone that the compiler made.
 
-        ``vhost_notify`` may be there as ``vhost_notify.isra.0`` only. ``.cold`` parts are no entry
-        points.
+        ``vhost_notify`` may be there as ``vhost_notify.isra.0`` only. Pieces that the compiler
+        split off (``.cold``, ``.part``) are no entry points.
         """
         names = [full for _, full in self._places(function)]
         if function in names:
             return function
-        clones = [name for name in names if not name.endswith(".cold")]
+        clones = [name for name in names if not {"cold", "part"} & set(name.split("."))]
         return clones[0] if clones else None
 
     @cached_property
@@ -82,6 +83,8 @@ class Symbols:
         for column in values.T:
             address = (address << np.uint64(4)) | column.astype(np.uint64)
         order = np.argsort(address, kind="stable")
+        # A hidden address is zero: it says nothing.
+        order = order[np.count_nonzero(address == 0) :]
         return address[order], starts[order]
 
     def name_of(self, address: int) -> str:
