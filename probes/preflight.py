@@ -6,6 +6,7 @@ what attaching then does are equal.
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class Kernel:
     def __init__(self) -> None:
         self.symbols = Symbols()
         self.btf = Btf()
-        self.tracefs = next((d for d in _TRACEFS if (d / "events").is_dir()), None)
+        self.tracefs = _tracefs()
         self.has_kprobes = _KPROBE_PMU.exists()
 
     def point(self, point: Point) -> PointState:
@@ -130,6 +131,11 @@ class Kernel:
             address = self.symbols.address(name)
             if address is None:
                 raise UnsupportedError(f"no kernel symbol {name}")
+            if not address:
+                raise UnsupportedError(
+                    f"the address of kernel symbol {name} is hidden (it takes CAP_SYSLOG and a "
+                    "sysctl kernel.kptr_restrict below 2)"
+                )
             values[f"SYM_{name}"] = address
         return values
 
@@ -163,6 +169,11 @@ class Kernel:
             return False
         form = self.tracefs / "events/skb/kfree_skb/format"
         return form.exists() and " reason;" in form.read_text()
+
+
+def _tracefs() -> Path | None:
+    # os.path says False of what may not be looked at; Path.is_dir raises.
+    return next((d for d in _TRACEFS if os.path.isdir(d / "events")), None)  # noqa: PTH112
 
 
 def programs(kernel: Kernel) -> list[ProgramState]:
@@ -204,7 +215,9 @@ def bcc_problem() -> str | None:
     spec = importlib.util.find_spec("bcc")
     if spec is None:
         return "bcc is not here (Debian: apt install python3-bpfcc)"
-    if importlib.util.find_spec("bcc.libbcc") is None:
+    # The finder is asked directly: find_spec("bcc.libbcc") would run whatever bcc this is.
+    folders = spec.submodule_search_locations or []
+    if importlib.machinery.PathFinder.find_spec("bcc.libbcc", folders) is None:
         return (
             f"the module bcc at {spec.origin} is another project (PyPI's bcc); remove it "
             "(pip uninstall bcc) and apt install python3-bpfcc"
@@ -235,7 +248,7 @@ def checks() -> list[Check]:
     lacking = missing_capabilities()
     problem = bcc_problem()
     btf = Path("/sys/kernel/btf/vmlinux").exists()
-    tracefs = any((d / "events").is_dir() for d in _TRACEFS)
+    tracefs = _tracefs() is not None
     return [
         Check(
             name="privilege",
