@@ -93,9 +93,7 @@ def provide(
     return Build(suite=suite, folder=folder, boot=boot)
 
 
-def _root(
-    suite: Suite, cache: Path, refresh: bool, say: Callable[[str], None]
-) -> Path:
+def _root(suite: Suite, cache: Path, refresh: bool, say: Callable[[str], None]) -> Path:
     """Return the folder of the slow part."""
     recipe = digest(image.RECIPE)
     note = cache / f"{suite.name}.json"

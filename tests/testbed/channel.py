@@ -56,6 +56,7 @@ class Job:
         self._err = bytearray()
         self._failure: str | None = None
         self._on_output: Callable[[bytes], None] | None = None
+        self._at_end: Callable[[], None] | None = None
         self.command = command
         self._pid: int | None = None
         self.rc: int | None = None
@@ -107,9 +108,7 @@ class Job:
         """
         wanted = text.encode()
         self._until(
-            lambda: (
-                wanted in self._out or wanted in self._err or self.rc is not None
-            ),
+            lambda: wanted in self._out or wanted in self._err or self.rc is not None,
             timeout,
             f"say {text!r}",
         )
@@ -141,13 +140,16 @@ class Job:
         """End its standard input."""
         self._channel.send("I", self._number, b"")
 
-    def forward(self, receiver: Callable[[bytes], None]) -> None:
+    def forward(
+        self, receiver: Callable[[bytes], None], at_end: Callable[[], None]
+    ) -> None:
         """Give its output to a function from now on, instead of keeping it.
 
-        The function is called by the thread that reads the channel.
+        Both functions are called by the thread that reads the channel.
         """
         with self._changed:
             self._on_output = receiver
+            self._at_end = at_end
             held, self._out = bytes(self._out), bytearray()
             if held:  # before anything that comes now
                 receiver(held)
@@ -169,6 +171,8 @@ class Job:
             self._changed.notify_all()
         if kind == "O" and receiver is not None:
             receiver(data)
+        if kind in "XF" and self._at_end is not None:
+            self._at_end()
 
     def fail(self, reason: str) -> None:
         """End the wait of everybody: the machine is gone."""
@@ -176,6 +180,8 @@ class Job:
             if self.rc is None:
                 self._failure = reason
             self._changed.notify_all()
+        if self._at_end is not None:
+            self._at_end()
 
     def _until(
         self, condition: Callable[[], bool], timeout: float, purpose: str
@@ -223,13 +229,14 @@ class Channel:
         Raises:
             LabError: It did not in time, or what carries it died.
         """
+        self._answered.clear()
         self.send("P", 0, b"")
         deadline = time.monotonic() + patience(timeout)
         while not self._answered.wait(0.05):
             if self._closed or not alive():
-                raise LabError(f"died while booting ({self._closed or 'QEMU ended'})")
+                raise LabError(f"died ({self._closed or 'QEMU ended'})")
             if time.monotonic() > deadline:
-                raise LabError(f"not up after {patience(timeout):g} s")
+                raise LabError(f"does not answer for {patience(timeout):g} s")
 
     def send(self, kind: str, number: int, data: bytes) -> None:
         """Send one frame."""

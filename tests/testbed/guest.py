@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Guest", "Nic", "boot_guest"]
 
-_BOOT_TIMEOUT: Final = 60.0
+_BOOT_TIMEOUT: Final = 120.0
 _PROMPT: Final = "(qemu) "
 _KERNEL_LINE: Final = (
     "console=ttyS0 loglevel=3 panic=-1 mitigations=off cryptomgr.notests "
@@ -212,8 +212,10 @@ class Guest(Machine):
         self._qemu = self.host.start(self.command())
         port = f"{self.folder}/agent.sock"
         self._relay = self.host.start(["/run/lab/agent", "relay", port], stdin=True)
-        self._channel = Channel(self._relay.write)
-        self._relay.forward(self._channel.feed)
+        self._channel = channel = Channel(self._relay.write)
+        self._relay.forward(
+            channel.feed, lambda: channel.close(f"the guest {self.name} is gone")
+        )
         self._channel.wait_until_up(_BOOT_TIMEOUT, lambda: self.qemu.running)
         self.run(
             "\n".join(
@@ -233,13 +235,16 @@ class Guest(Machine):
         for option in ("monitor", "qmp"):
             path = f"unix:{self.folder}/{option}.sock,server=on,wait=off"
             command += [f"-{option}", path]
-        port = f"socket,id=agent,path={self.folder}/agent.sock,server=on,wait=off"
-        command += ["-chardev", port, "-device", "virtio-serial-pci,id=lab"]
-        command += ["-device", "virtserialport,chardev=agent,name=vtrace.agent"]
+        command += ["-device", "virtio-serial-pci,id=lab"]
+        for port in ("agent", "ask"):
+            path = f"path={self.folder}/{port}.sock"
+            command += ["-chardev", f"socket,id={port},{path},server=on,wait=off"]
+            command += ["-device", f"virtserialport,chardev={port},name=vtrace.{port}"]
         for index, nic in enumerate(self.nics):
             net = f"tap,id=net{index},ifname={nic.tap},script=no,downscript=no"
             net += f",vhost={'on' if chosen.vhost else 'off'}"
             device = f"{chosen.nic},netdev=net{index},mac={nic.mac},id=nic{index}"
+            device += ",romfile="  # nobody boots from it: saves the run of its BIOS
             if chosen.queues > 1:
                 net += f",queues={chosen.queues}"
                 device += f",mq=on,vectors={2 * chosen.queues + 2}"
@@ -247,7 +252,7 @@ class Guest(Machine):
             device += "".join(f",{part}" for part in [chosen.nic_options] if part)
             command += ["-netdev", net, "-device", device]
         command += ["-kernel", f"/opt/testbed/vmlinux-{chosen.kernel}"]
-        command += ["-initrd", f"/share/.lab/guest-{chosen.kernel}.cpio.gz"]
+        command += ["-initrd", f"/share/.lab/guest-{chosen.kernel}.cpio"]
         ipv6 = "" if chosen.ipv6 else "ipv6.disable_ipv6=1"
         command += ["-append", f"{_KERNEL_LINE} {ipv6} {chosen.append}".strip()]
         return [*command, *chosen.extra]
@@ -317,6 +322,7 @@ def boot_guest(
         try:
             guest.start_qemu()
         except LabError as error:
+            host.check()
             reasons.append(f"{error} {_last_words(guest, attempt)}".strip())
             with contextlib.suppress(LabError):
                 guest.kill()

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any, Final, Self
 from tests.testbed.cache import Build, provide
 from tests.testbed.channel import Channel
 from tests.testbed.counters import Counters, read_counters
-from tests.testbed.errors import BootError, LabError
+from tests.testbed.errors import BootError, ChannelClosed, LabError
 from tests.testbed.guest import Guest, boot_guest
 from tests.testbed.machine import Machine
 from tests.testbed.suites import SUITES
@@ -23,7 +24,11 @@ from tests.testbed.system import HERE, require, spawn
 
 __all__ = ["Host"]
 
-_BOOT_TIMEOUT: Final = 120.0
+_BOOT_TIMEOUT: Final = 180.0
+_ANSWER_TIMEOUT: Final = 30.0
+_PREFIX: Final = "vtrace-lab-"
+_LONGEST_HOME: Final = 60
+"""A unix socket has a path of 107 bytes at most."""
 _SOURCES: Final = ("vtrace", "parsers", "probes")
 _REPOSITORY: Final = HERE.parent.parent
 _KERNEL_LINE: Final = (
@@ -31,6 +36,21 @@ _KERNEL_LINE: Final = (
     "random.trust_cpu=on rcupdate.rcu_expedited=1 no_timer_check audit=0 selinux=0 "
     "apparmor=0 tsc=reliable clocksource=tsc"
 )
+
+
+def _make_folder() -> Path:
+    """Make the folder of one run; remove those of runs that were killed."""
+    home = tempfile.gettempdir()
+    if len(home) > _LONGEST_HOME:
+        home = "/tmp"
+    for old in Path(home).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError, ValueError):
+            owner = Path("/proc") / (old / "owner").read_text()
+            if not owner.exists() and not (old / "kept").exists():
+                shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=home))
+    (folder / "owner").write_text(str(os.getpid()))
+    return folder
 
 
 class Host(Machine):
@@ -41,7 +61,7 @@ class Host(Machine):
         self.suite = build.suite
         self.build = build
         self.icount = icount
-        self.folder = Path(tempfile.mkdtemp(prefix="vtrace-lab-", dir="/tmp"))
+        self.folder = _make_folder()
         self.keep_logs = False
         """Whether consoles stay on disk after the end; set when a test failed."""
         self.guests: dict[str, Guest] = {}
@@ -132,7 +152,7 @@ class Host(Machine):
         begin = time.monotonic()
         own = self.share / ".lab"
         own.mkdir(parents=True)
-        for name in ("guest-small.cpio.gz", "guest-full.cpio.gz"):
+        for name in ("guest-small.cpio", "guest-full.cpio"):
             shutil.copy(self.build.boot / name, own / name)
         atexit.register(self.close)
         self._process = spawn(self._qemu(), self.folder / "qemu.log")
@@ -168,7 +188,7 @@ class Host(Machine):
             *("-device", "virtserialport,chardev=stream,name=vtrace.stream"),
             *("-device", "virtconsole,chardev=shell"),
             *("-kernel", self.build.vmlinux),
-            *("-initrd", self.build.boot / "host.cpio.gz", "-append", _KERNEL_LINE),
+            *("-initrd", self.build.boot / "host.cpio", "-append", _KERNEL_LINE),
         ]
 
     def _connect(self, path: Path) -> socket.socket:
@@ -212,6 +232,7 @@ class Host(Machine):
         if self._socket is not None:
             self._socket.close()
         if self.keep_logs:
+            (self.folder / "kept").touch()
             for junk in (self.share / "src", self.share / ".lab"):
                 shutil.rmtree(junk, ignore_errors=True)
         else:
@@ -232,6 +253,20 @@ class Host(Machine):
                     ignore=shutil.ignore_patterns("__pycache__"),
                 )
 
+    def check(self) -> None:
+        """See that it still answers; if not, end the wait of everybody.
+
+        Raises:
+            ChannelClosed: It is gone, or hangs.
+        """
+        try:
+            self.channel.wait_until_up(_ANSWER_TIMEOUT, self._alive)
+        except LabError as error:
+            self.keep_logs = True
+            reason = f"the host {self.name} {error} (console: {self.console})"
+            self.channel.close(reason)
+            raise ChannelClosed(reason) from error
+
     def guest(self, name: str = "cpx", **options: Any) -> Guest:
         """Boot a guest under KVM; `guest.boot_guest` has the options."""
         return boot_guest(self, name, **options)
@@ -245,3 +280,7 @@ class Host(Machine):
         link = self._connect(self.stream_socket)
         link.settimeout(timeout)
         return link
+
+    def connect_shell(self) -> socket.socket:
+        """Connect with the terminal /dev/hvc0 of the host."""
+        return self._connect(self.shell_socket)

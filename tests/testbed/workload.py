@@ -84,7 +84,8 @@ class Receiver:
             if self.job.running:
                 self.job.signal(signal.SIGTERM)
         lines = self.job.wait(self.seconds + 30).check().out.splitlines()
-        return json.loads(lines[-1])
+        counted: dict[str, int] = json.loads(lines[-1])
+        return counted
 
 
 def send(
@@ -110,7 +111,8 @@ def send(
     numbers = map(str, (port, count, size, pps))
     limit = 60 + (3 * count / pps if pps else count / 500)
     done = machine.run(["udptool", "send", to, *numbers], timeout=limit)
-    return json.loads(done.out)
+    counted: dict[str, int] = json.loads(done.out)
+    return counted
 
 
 def udp(

@@ -5,6 +5,7 @@
  *
  *   agent serve PORT SHELL   serve commands on a virtio-serial port
  *   agent relay SOCKET       connect stdin and stdout with a unix socket
+ *   agent ask SOCKET COMMAND run one command through the socket of a port
  *
  * A frame in either direction is "TYPE ID LENGTH\n" and LENGTH bytes.
  * To the agent:   R run a shell command, stdin empty   J the same, stdin open
@@ -336,20 +337,28 @@ static int serve(const char *path)
 	}
 }
 
-static int relay(const char *path)
+/* Connect with a unix socket, which may come to be only later. */
+static int connect_to(const char *path, int tries)
 {
 	struct sockaddr_un name = { .sun_family = AF_UNIX };
-	static char bytes[CHUNK];
-	int s = socket(AF_UNIX, SOCK_STREAM, 0), tries = 0;
+	int s = socket(AF_UNIX, SOCK_STREAM, 0);
 
 	strncpy(name.sun_path, path, sizeof(name.sun_path) - 1);
 	while (connect(s, (struct sockaddr *)&name, sizeof(name))) {
-		if (++tries > 3000) {
+		if (!tries--) {
 			perror(path);
-			return 1;
+			exit(125);
 		}
 		nap(10);
 	}
+	return s;
+}
+
+static int relay(const char *path)
+{
+	static char bytes[CHUNK];
+	int s = connect_to(path, 3000);
+
 	for (;;) {
 		struct pollfd fds[2] = { { 0, POLLIN, 0 }, { s, POLLIN, 0 } };
 
@@ -367,6 +376,35 @@ static int relay(const char *path)
 	}
 }
 
+static int ask(const char *path, const char *command)
+{
+	static char bytes[CHUNK + 1];
+	unsigned long id = getpid(), from;
+	FILE *port = fdopen(connect_to(path, 100), "r+");
+	size_t len;
+	char type;
+
+	fprintf(port, "R %lu %zu\n%s", id, strlen(command), command);
+	fflush(port);
+	/* Frames of somebody who asked before and went away are passed over. */
+	while (fscanf(port, "%c %lu %zu", &type, &from, &len) == 3) {
+		if (fgetc(port) != '\n' || len > CHUNK ||
+		    fread(bytes, 1, len, port) != len)
+			break;
+		bytes[len] = 0;
+		if (from != id)
+			continue;
+		if (type == 'O' || type == 'E')
+			write_all(type == 'O' ? 1 : 2, bytes, len);
+		else if (type == 'X')
+			return atoi(bytes) < 0 ? 128 - atoi(bytes) : atoi(bytes);
+		else if (type == 'F')
+			break;
+	}
+	fprintf(stderr, "agent: no answer\n");
+	return 125;
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 4 && !strcmp(argv[1], "serve")) {
@@ -375,6 +413,9 @@ int main(int argc, char **argv)
 	}
 	if (argc == 3 && !strcmp(argv[1], "relay"))
 		return relay(argv[2]);
-	fprintf(stderr, "usage: agent serve PORT SHELL | relay SOCKET\n");
+	if (argc == 4 && !strcmp(argv[1], "ask"))
+		return ask(argv[2], argv[3]);
+	fprintf(stderr, "usage: agent serve PORT SHELL | relay SOCKET | "
+			"ask SOCKET COMMAND\n");
 	return 2;
 }

@@ -1,0 +1,115 @@
+"""pytest fixtures of the test host; tests/conftest.py names this as a plugin.
+
+    def test_it(lab, guest):
+        lab.run("python3 -m vtrace doctor")
+        assert udp(lab, guest, 1009).lost == 0
+
+Every test that asks for `lab` runs once per suite, all tests of one suite
+together, on one boot.
+"""
+
+import os
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from tests.testbed.errors import LabError
+from tests.testbed.guest import Guest
+from tests.testbed.host import Host
+from tests.testbed.suites import SUITES
+
+_TIMEOUT = 900
+"""Seconds for one test: the first may have to build the image and boot twice."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --suite."""
+    parser.addoption(
+        "--suite",
+        choices=sorted(SUITES),
+        help="run the tests of the test host on this Debian suite only",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known, also where the project's settings are not read."""
+    config.addinivalue_line("markers", "testhost: runs in the emulated test host")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Mark the tests that boot a host, and leave out unwanted suites."""
+    only = config.getoption("--suite")
+    unwanted = []
+    for item in items:
+        if "lab" not in getattr(item, "fixturenames", ()):
+            continue
+        item.add_marker("testhost")
+        timed = config.pluginmanager.hasplugin("timeout")
+        if timed and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_TIMEOUT))
+        call = getattr(item, "callspec", None)
+        if only and call is not None and call.params.get("lab") != only:
+            unwanted.append(item)
+    if unwanted:
+        config.hook.pytest_deselected(items=unwanted)
+        items[:] = [item for item in items if item not in unwanted]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep the consoles of a host in which a test failed, and say where."""
+    report = yield
+    host = getattr(item, "funcargs", {}).get("lab")
+    if report.failed and isinstance(host, Host):
+        host.keep_logs = True
+        kept = f"{host.console}\n(the folder stays; it also holds the share)"
+        report.sections.append((f"console of the host {host.name}", kept))
+    return report
+
+
+def unavailable(error: LabError) -> None:
+    """End a test for which there is no test host: a failure in CI, else a skip."""
+    reason = f"no test host: {str(error).splitlines()[0]}"
+    if os.environ.get("CI", "").lower() in {"1", "true", "yes"}:
+        pytest.fail(f"no test host: {error}", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", params=list(SUITES))
+def lab(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterator[Host]:
+    """Yield a booted host of each suite, with the project's source in it."""
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+
+    def say(text: str) -> None:
+        with capture.global_and_fixture_disabled():
+            print(f"\n{text}", flush=True)
+
+    try:
+        host = Host.boot(request.param, say=say)
+    except LabError as error:
+        unavailable(error)
+        return
+    with host:
+        host.sync_source()
+        yield host
+        if host.keep_logs:
+            say(f"{host.name}: consoles and share are kept in {host.folder}")
+
+
+@pytest.fixture(scope="session")
+def guest(lab: Host) -> Guest:
+    """Return a guest with one vhost-net device.
+
+    All tests share it: leave it as it was. A test that freezes, floods or kills
+    a guest boots its own with `lab.guest`.
+    """
+    try:
+        return lab.guest("shared")
+    except LabError as error:
+        unavailable(error)
+        raise
