@@ -1,1 +1,1 @@
-"""Probes: BPF programs, their manifest, the loader and the ring reader. The only importer of bcc."""
+"""Probes: BPF programs, their manifest, the loader and the ring reader; alone in importing bcc."""

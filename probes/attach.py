@@ -128,6 +128,9 @@ class Names(Protocol):
     def name_queue(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Return keys to add to a queue's entry: vm, device."""
 
+    def name_thread(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Return keys to add to a thread's entry: vm, vcpu."""
+
 
 def spawn(request: Request, names: Callable[[str | None], Names]) -> Attached:
     """Start the attach process; this process then gives up its privilege.
@@ -217,6 +220,7 @@ def _serve(
         loaded,
         kernel,
         name_queue=host.name_queue,
+        name_thread=host.name_thread,
         static={"capture": asdict(request), "vms": host.vms_json},
         hold_s=request.hold_reader_s,
     )

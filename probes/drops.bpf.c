@@ -66,6 +66,7 @@ TRACEPOINT_PROBE(skb, kfree_skb)
 	p->record.address = id ? *id : 0;
 	p->record.packet = packet ? packet : vt_new_id(1);
 	p->record.flags = flags;
+	p->record.seq = vt_next_seq();
 #ifdef HAS_DROP_REASON
 	p->record.ret = args->reason;
 #endif

@@ -251,7 +251,7 @@ def _compile(text: str, flags: list[str]) -> Any:
         if headers[0] != own:
             os.environ["BCC_KERNEL_SOURCE"] = str(_merged(Path(folder), *headers))
         try:
-            return _quietly(lambda: BPF(text=text, cflags=flags))
+            return _quietly(lambda: BPF(text=text.encode(), cflags=flags))
         finally:
             os.environ.pop("BCC_KERNEL_SOURCE", None)
 

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from probes.loader import Loaded
     from probes.preflight import Kernel
 
-__all__ = ["LiveSource"]
+__all__ = ["LiveSource", "probe_states"]
 
 # struct queue_info of include/vtrace_bpf.h.
 _INFO = struct.Struct("<QQQIIIHBBBB16s6x")
 _ROLES = {1: Role.VIRTQUEUE, 2: Role.TAP, 3: Role.INTERFACE}
+_THREADS = {1: "vhost", 2: "vcpu"}
 _KINDS = [kind.name for kind in Kind]
 _PAIRS = (
     ("pop", "POP_ENTRY", "POP_RETURN"),
@@ -36,8 +37,32 @@ _PAIRS = (
     ("send", "SEND_ENTRY", "SEND_RETURN"),
 )
 
-NameQueue = Callable[[dict[str, Any]], dict[str, Any]]
-"""Puts names to a queue: gets the kernel's side, returns keys to add (vm, device, ...)."""
+Namer = Callable[[dict[str, Any]], dict[str, Any]]
+"""Puts names to a queue or a thread: gets the kernel's side, returns keys to add (vm, ...)."""
+
+
+def _nameless(_: dict[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+def probe_states(loaded: Loaded) -> dict[str, dict[str, str]]:
+    """Return the state of every probe point: attached, failed or unavailable, and why."""
+    rows = {}
+    for program in loaded.states:
+        for point in program.points:
+            failure = loaded.failures.get(point.point.name)
+            if not program.ready or not point.ready:
+                state, reason = "unavailable", point.reason or program.reason
+            elif failure:
+                state, reason = "failed", failure
+            else:
+                state, reason = "attached", point.symbol or ""
+            rows[point.point.name] = {
+                "program": program.program.name,
+                "state": state,
+                "reason": reason,
+            }
+    return rows
 
 
 class LiveSource:
@@ -52,7 +77,8 @@ class LiveSource:
         loaded: Loaded,
         kernel: Kernel,
         *,
-        name_queue: NameQueue = lambda _: {},
+        name_queue: Namer = _nameless,
+        name_thread: Namer = _nameless,
         static: dict[str, Any] | None = None,
         poll_s: float = 0.02,
         batch_rows: int = 65_536,
@@ -61,7 +87,8 @@ class LiveSource:
     ) -> None:
         self._loaded = loaded
         self._kernel = kernel
-        self._name_queue = name_queue
+        self._name_queue, self._name_thread = name_queue, name_thread
+        self._threads: dict[int, dict[str, Any]] = {}
         self._merger = Merger(loaded.options.snap_bytes)
         self._hold_s = hold_s
         self._poll_s, self._batch_rows, self._batch_s = poll_s, batch_rows, batch_s
@@ -81,31 +108,12 @@ class LiveSource:
                 "mode": "full",
             },
             "reasons": {str(n): name for n, name in kernel.drop_reasons().items()},
-            "probes": self.probes(),
+            "probes": probe_states(loaded),
             **(static or {}),
         }
         self.dropped_batches = 0
         """Batches that the consumer could not take; the consumer counts them here."""
         self.dropped_records = 0
-
-    def probes(self) -> dict[str, dict[str, str]]:
-        """Return the state of every probe point, for metadata and for the doctor."""
-        rows = {}
-        for program in self._loaded.states:
-            for point in program.points:
-                failure = self._loaded.failures.get(point.point.name)
-                if not program.ready or not point.ready:
-                    state, reason = "unavailable", point.reason or program.reason
-                elif failure:
-                    state, reason = "failed", failure
-                else:
-                    state, reason = "attached", point.symbol or ""
-                rows[point.point.name] = {
-                    "program": program.program.name,
-                    "state": state,
-                    "reason": reason,
-                }
-        return rows
 
     def batches(self, stop: Callable[[], bool]) -> Iterator[EventBatch]:
         """Yield batches until ``stop`` says so; then detach, drain and yield what is left.
@@ -261,15 +269,16 @@ class LiveSource:
 
     def _read_threads(self) -> dict[str, Any]:
         table = self._loaded.table("threads")
-        rows = {}
-        for key, value in table.items() if table else ():
-            role = {1: "vhost", 2: "vcpu"}.get(value.role, "")
-            rows[str(key.value)] = {
-                "comm": self._comm(key.value),
-                "role": role,
-                "pid": value.tgid,
-            }
-        return rows
+        return {
+            str(key.value): self._thread(key.value, value.tgid, _THREADS.get(value.role, ""))
+            for key, value in (table.items() if table else ())
+        }
+
+    def _thread(self, tid: int, pid: int, role: str) -> dict[str, Any]:
+        if tid not in self._threads:
+            entry = {"comm": self._comm(tid), "role": role, "pid": pid}
+            self._threads[tid] = entry | self._name_thread({"tid": tid, "pid": pid})
+        return self._threads[tid]
 
     def _comm(self, tid: int) -> str:
         key = str(tid)
@@ -297,10 +306,15 @@ class LiveSource:
             for key, address in rows.items()
         }
 
+    @staticmethod
+    def _place(thread: dict[str, Any]) -> dict[str, Any]:
+        return {name: thread[name] for name in ("vm", "vcpu") if name in thread}
+
     def _read_exits(self) -> list[dict[str, Any]]:
         table = self._loaded.table("exits")
         rows = [
-            {
+            self._place(self._thread(key.tid, key.tgid, "vcpu"))
+            | {
                 "pid": key.tgid,
                 "tid": key.tid,
                 "isa": "svm" if key.svm else "vmx",

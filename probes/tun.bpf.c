@@ -49,6 +49,7 @@ int vt_xmit_entry(struct pt_regs *ctx)
 		p->record.count = held > 0xffff ? 0xffff : held;
 	}
 	p->record.packet = vt_new_id(1);
+	p->record.seq = vt_next_seq();
 	skbs.update(&skb, &p->record.packet);
 	x->skb = skb;
 	return 0;
@@ -202,7 +203,8 @@ TRACEPOINT_PROBE(net, netif_receive_skb)
 	if (index >= 64 || !(t->send_match >> (index & 63) & 1))
 		return 0;
 #endif
-	vt_head(&p->record, VTRACE_KIND_DELIVER, bpf_ktime_get_ns(), 0, t->send_queue);
+	vt_head(&p->record, VTRACE_KIND_DELIVER, bpf_ktime_get_ns(), vt_next_seq(),
+		t->send_queue);
 	p->record.packet = vt_new_id(1);
 	p->record.count = index;
 	KREAD(head, skb, OFF_SKB_HEAD);

@@ -211,14 +211,21 @@ static __always_inline void vt_submit(struct vtrace_record *r)
 	events.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
 }
 
-/* Write a record of the packet ring that stands in per-CPU memory. */
+/* The number of the next record of this CPU, taken when its time is: so both have one order. */
+static __always_inline u32 vt_next_seq(void)
+{
+	u32 zero = 0, *seq = sequence.lookup(&zero);
+	return seq ? ++*seq : 0;
+}
+
+/* Write a record of the packet ring that stands in per-CPU memory and has its number. */
 static __always_inline void vt_output(struct packet_record *p)
 {
-	struct vtrace_count *count = 0;
-	u32 seq = vt_count(p->record.kind, &count);
+	u32 kind = p->record.kind;
+	struct vtrace_count *count = counts.lookup(&kind);
 	if (!count)
 		return;
-	p->record.seq = seq;
+	count->produced++;
 	if (packets.ringbuf_output(p, sizeof(*p), BPF_RB_NO_WAKEUP))
 		count->lost++;
 }

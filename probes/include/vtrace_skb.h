@@ -3,6 +3,8 @@
  * What a probe takes of an skb.
  */
 
+#ifdef OFF_SKB_HEAD	/* only where a program that looks at packets can run */
+
 /* Offload state of an skb in the terms of virtio_net_hdr, and its first bytes. */
 static __always_inline void vt_snap(struct packet_record *p, u64 skb, u64 start, u32 room)
 {
@@ -68,3 +70,5 @@ static __always_inline u32 vt_linear(u64 skb, u64 start)
 		return 0;
 	return len - data_len + (u32)(data - start);
 }
+
+#endif

@@ -37,15 +37,7 @@ def compiled():
     return result
 
 
-WITHOUT_SKB = pytest.mark.xfail(
-    reason="include/vtrace_skb.h needs OFF_SKB_*, which only tun and drops bring"
-)
-
-
-@pytest.mark.parametrize(
-    "case",
-    [pytest.param(case, marks=WITHOUT_SKB if "programs" in CASES[case] else ()) for case in CASES],
-)
+@pytest.mark.parametrize("case", list(CASES))
 def test_the_verifier_lets_every_handler_in(compiled, case):
     found = compiled["cases"][case]
     assert not found["error"]

@@ -51,6 +51,17 @@ class HostNames:
             found = self._find(entry)
         return found
 
+    def name_thread(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Return the VM of a thread, and which of its vCPUs it is."""
+        for vm in self._vms:
+            if vm.pid != entry["pid"]:
+                continue
+            for thread in vm.threads:
+                if thread.tid == entry["tid"] and thread.vcpu is not None:
+                    return {"vm": vm.name, "vcpu": thread.vcpu}
+            return {"vm": vm.name}
+        return {}
+
     def _find(self, entry: dict[str, Any]) -> dict[str, Any]:
         pid, interface = entry["pid"], entry["interface"]
         for vm in self._vms:

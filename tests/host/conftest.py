@@ -1,0 +1,154 @@
+"""One recording per kernel, of many workloads one after the other; tests look at it cut by time."""
+
+import contextlib
+import json
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.host.rows import Rows, read_rows
+from tests.testbed import Host, delta, send, udp
+from tests.testbed.channel import Job
+from tests.testbed.errors import CommandError
+
+START_S = 120
+"""Limit for attaching all probes: the compiler runs in an emulated machine."""
+
+
+@dataclass
+class Case:
+    """One workload: when it ran, in ns of the host's monotonic clock, and what others counted."""
+
+    since_ns: int = 0
+    until_ns: int = 0
+    truth: SimpleNamespace = field(default_factory=SimpleNamespace)
+
+
+@dataclass
+class Recording:
+    path: Path
+    cases: dict[str, Case]
+    start_s: float
+    said: str
+
+    def rows(self, case: str) -> Rows:
+        """Return the tables of one case."""
+        cut = self.cases[case]
+        return read_rows(self.path, cut.since_ns, cut.until_ns)
+
+
+def now_ns(host: Host) -> int:
+    """Return the host's monotonic clock; its uptime is that, to 10 ms."""
+    return int(float(host.run("cat /proc/uptime").out.split()[0]) * 1e9)
+
+
+@contextlib.contextmanager
+def timed(host: Host, cases: dict[str, Case], name: str) -> Iterator[SimpleNamespace]:
+    case = Case(since_ns=now_ns(host) - 10_000_000)
+    yield case.truth
+    time.sleep(0.3)
+    case.until_ns = now_ns(host) + 10_000_000
+    cases[name] = case
+
+
+def start_recording(host: Host, *options: str, name: str = "run") -> tuple[Job, float]:
+    """Start the recorder and return when every probe is attached."""
+    began = time.monotonic()
+    job = host.start(f"cd / && exec python3 -m vtrace record -w /share/{name}.vtrace " + " ".join(options))
+    job.wait_for("recording into", timeout=START_S)
+    return job, time.monotonic() - began
+
+
+def stop_recording(job: Job, signal: int = 2) -> str:
+    """End a recorder in order; return what it said."""
+    job.signal(signal)
+    result = job.wait(60)
+    assert result.rc == 0, result.err
+    return job.errors
+
+
+def watch_with_bpftrace(host: Host) -> Job:
+    """Count, with another tool, what our probes count: hits of ioeventfds and irqfds."""
+    script = (
+        "kretprobe:ioeventfd_write / retval == 0 / { @kicks = count(); } "
+        "kprobe:irqfd_wakeup / (arg3 & 1) == 1 / { @interrupts = count(); } "
+    )
+    job = host.start(f"exec bpftrace -B none -f json -e '{script}'")
+    job.wait_for("attached_probes", timeout=90)
+    time.sleep(1)
+    return job
+
+
+def bpftrace_counts(job: Job) -> dict[str, int]:
+    for _ in range(3):
+        job.signal(2)
+        with contextlib.suppress(CommandError):
+            job.join(8)
+            break
+    counts = {}
+    for line in job.output.splitlines():
+        word = json.loads(line) if line.startswith("{") else {}
+        if word.get("type") == "map":
+            counts |= {name.lstrip("@"): value for name, value in word["data"].items()}
+    return counts
+
+
+@pytest.fixture(scope="session")
+def recording(lab: Host) -> Recording:
+    """Record every workload of the tests in this folder, once per kernel."""
+    seed = random.randrange(1 << 30)
+    chance = random.Random(seed)
+    print(f"seed {seed}")
+    cases: dict[str, Case] = {}
+    guest = lab.guest("cpx")
+    counter = watch_with_bpftrace(lab)
+    job, start_s = start_recording(lab)
+    before, inside = lab.counters(guest.tap), guest.counters()
+    with timed(lab, cases, "quiet") as truth:
+        truth.towards = udp(lab, guest, 1009)
+        truth.away = udp(guest, lab, 1009)
+        truth.bpftrace = bpftrace_counts(counter)
+        truth.host = delta(before, lab.counters(guest.tap))
+        truth.guest = delta(inside, guest.counters())
+    with timed(lab, cases, "stopped") as truth:
+        truth.sent = 4000 + chance.randrange(100)
+        before, inside = lab.counters(guest.tap), guest.counters()
+        guest.stop()
+        try:
+            send(lab, guest.address, truth.sent, pps=0)
+            time.sleep(1)
+        finally:
+            guest.cont()
+        time.sleep(3)
+        truth.host = delta(before, lab.counters(guest.tap))
+        truth.guest = delta(inside, guest.counters())
+    with timed(lab, cases, "resumed") as truth:
+        guest.monitor("stop")
+        guest.monitor("cont")
+        truth.towards, truth.away = udp(lab, guest, 23), udp(guest, lab, 23)
+    with timed(lab, cases, "rebound") as truth:
+        guest.run(
+            "d=$(basename $(readlink -f /sys/class/net/eth0/device)); "
+            "cd /sys/bus/virtio/drivers/virtio_net; echo $d > unbind; echo $d > bind; "
+            f"ip link set eth0 up; ip addr add {guest.address}/24 dev eth0; "
+            f"ip neigh replace {guest.host_address} lladdr $(cat /sys/class/net/eth0/address) "
+            "dev eth0 2>/dev/null; ip neigh flush dev eth0; sleep 1"
+        )
+        truth.towards, truth.away = udp(lab, guest, 29), udp(guest, lab, 29)
+    other = lab.guest(
+        "windows", nic_options="event_idx=off,indirect_desc=off,mrg_rxbuf=off"
+    )
+    with timed(lab, cases, "windows") as truth:
+        before, inside = lab.counters(other.tap), other.counters()
+        truth.towards, truth.away = udp(lab, other, 211), udp(other, lab, 211)
+        truth.host = delta(before, lab.counters(other.tap))
+        truth.guest = delta(inside, other.counters())
+    with timed(lab, cases, "died"):
+        other.kill()
+    said = stop_recording(job)
+    return Recording(lab.share / "run.vtrace", cases, start_s, said)
