@@ -934,7 +934,7 @@ def tx_step(m, t, state):
                 entered = deliver(m, head, t - 100 * (n - k), place)
                 # The probe counts what enters: a frame that tun rejects is not there.
                 place += 1 if s["reject_seen"] else entered
-                m.chains[TX, head]["backend_ns"] = t
+            m.chains[TX, head]["backend_ns"] = t
         i = worker_record(m, SEND, t, TX)
         r = m.out[i]
         r["count"] = n

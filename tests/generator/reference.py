@@ -89,6 +89,8 @@ def decode(records: Any) -> list[dict[str, Any]]:
                     row["packet"], row["deliver_ns"] = q.delivered.get(k, (0, 0))
                 q.popped = [row for row in q.popped if not any(row is other for other in sent)]
             elif int(r["ret"]) != -11:
+                for row in q.popped[:count]:
+                    row["backend_ns"] = time
                 q.popped = q.popped[count:]
             q.delivered = {}
         elif kind == Kind.USED:
