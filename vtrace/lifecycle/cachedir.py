@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core import config
 
 __all__ = ["cache_folder", "kernel", "trusted"]
 
+# numba makes its settings from the environment as it is imported.
+_config: Any = numba.config
 _HERE = Path(__file__).resolve().parent
 
 
@@ -88,10 +89,10 @@ def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function with numba, cached where :func:`cache_folder` says."""
     if _FOLDER is None:
         return numba.njit(function)
-    before = config.CACHE_DIR
+    before = _config.CACHE_DIR
     # Read by numba while it decorates; no other package's cache moves.
-    config.CACHE_DIR = str(_FOLDER)
+    _config.CACHE_DIR = str(_FOLDER)
     try:
         return numba.njit(cache=True)(function)
     finally:
-        config.CACHE_DIR = before
+        _config.CACHE_DIR = before

@@ -29,6 +29,13 @@ from vtrace.lifecycle.codes import (
     UNKNOWN,
 )
 from vtrace.lifecycle.held import push, queue_gap
+from vtrace.lifecycle.memory import (
+    kick_at,
+    open_at,
+    order_at,
+    popped_at,
+    queue_at,
+)
 from vtrace.lifecycle.rings import (
     avail_window,
     find_kick,
@@ -55,24 +62,25 @@ __all__ = [
 @kernel
 def touched(s: Any, k: Any, row: Any) -> Any:
     """Set the trust of a chain to ambiguous if records were lost since it began."""
-    if max(s.one[0]["gap_end"], s.queue[k]["gap_end"]) >= row["start"]:
+    gap_end = max(s["gap_end"], queue_at(s, k)["gap_end"])
+    if gap_end and gap_end >= row["start"]:
         row["trust"] = AMBIGUOUS
 
 
 @kernel
 def partial(s: Any, row: Any, bit: Any) -> Any:
-    # A time is missing as the recording began or ended first; fine if nobody looked for it.
-    if row["trust"] == COMPLETE and not s.one[0]["not_probed"] & bit:
+    """Note that a time is missing as the recording began or ended first, if one looks for it."""
+    if row["trust"] == COMPLETE and not s["not_probed"] & bit:
         row["trust"] = PARTIAL
 
 
 @kernel
 def end_chain(s: Any, k: Any, row: Any, outcome: Any) -> Any:
     """Finish a chain that is not in the used ring, and forget it."""
-    q = s.queue[k]
+    q = queue_at(s, k)
     row["outcome"] = outcome
     row["direction"] = q["direction"]
-    never = LOST if outcome == O_IN_FLIGHT or outcome == O_USED else NOT_APPLICABLE
+    never = LOST if outcome in (O_IN_FLIGHT, O_USED) else NOT_APPLICABLE
     if outcome != O_DISCARDED and not row["joined"]:
         row["backend_state"] = NOT_APPLICABLE if q["direction"] == D_NONE else never
     row["used_state"] = never
@@ -81,7 +89,7 @@ def end_chain(s: Any, k: Any, row: Any, outcome: Any) -> Any:
     row["seen_state"] = never
     if q["direction"] == D_RX and row["enqueue_ns"] == 0 and not row["joined"]:
         row["enqueue_state"] = never
-    row["settled"] = s.one[0]["now"]
+    row["settled"] = s["now"]
     if outcome == O_IN_FLIGHT and row["trust"] == COMPLETE:
         row["trust"] = PARTIAL
     touched(s, k, row)
@@ -92,13 +100,13 @@ def end_chain(s: Any, k: Any, row: Any, outcome: Any) -> Any:
 @kernel
 def close_open(s: Any, k: Any, reset: Any) -> Any:
     """Finish all chains of a queue that are popped or handed back, oldest first."""
-    q = s.queue[k]
+    q = queue_at(s, k)
     for step in range(2 * q["cap"]):
         # By position; then what a lost record has left out of order.
         head = step - q["cap"]
         if step < q["cap"]:
-            head = s.order[q["base"] + ((q["position"] + step) & (q["cap"] - 1))]
-        row = s.open[q["base"] + head]
+            head = order_at(s, k, q["position"] + step)["number"]
+        row = open_at(s, q["base"] + head)
         if row["live"] == 1:
             end_chain(s, k, row, O_RESET if reset else O_IN_FLIGHT)
         elif row["live"] == 2:
@@ -108,7 +116,7 @@ def close_open(s: Any, k: Any, reset: Any) -> Any:
 @kernel
 def place(s: Any, k: Any, index: Any, now: Any) -> Any:
     """The worker shows its next place in the available ring: does it fit?"""
-    q = s.queue[k]
+    q = queue_at(s, k)
     if q["position_known"] == SURE:
         ahead = signed16(index - q["position"])
         if ahead:
@@ -130,7 +138,7 @@ def place(s: Any, k: Any, index: Any, now: Any) -> Any:
 
 @kernel
 def set_kick(s: Any, k: Any, row: Any) -> Any:
-    q = s.queue[k]
+    q = queue_at(s, k)
     if q["direction"] == D_RX:
         # A refill: the kick that the run came from, if it announced this buffer.
         row["kick_state"] = NOT_APPLICABLE
@@ -142,7 +150,7 @@ def set_kick(s: Any, k: Any, row: Any) -> Any:
         return
     at = find_kick(s, k, row["position"])
     if at >= 0:
-        kick = s.kicks[at]
+        kick = kick_at(s, at)
         row["kick_ns"] = kick["time"]
         row["kick_tid"] = kick["tid"]
         row["kick_state"] = SHARED if kick["served"] else SEEN
@@ -159,7 +167,7 @@ def set_kick(s: Any, k: Any, row: Any) -> Any:
 
 @kernel
 def set_run(s: Any, k: Any, row: Any) -> Any:
-    q = s.queue[k]
+    q = queue_at(s, k)
     state = SEEN if q["run_first"] else SHARED
     row["run_ns"] = q["run_ns"]
     row["wake_ns"] = q["run_wake"]
@@ -177,27 +185,26 @@ def set_run(s: Any, k: Any, row: Any) -> Any:
 
 
 @kernel
-def pop(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
+def pop(s: Any, k: Any, now: Any, e: Any) -> Any:
     """The device took a chain. Its head is within the queue's share of the pools."""
-    q = s.queue[k]
-    head = c.head[i]
-    place(s, k, c.position[i], now)
+    q = queue_at(s, k)
+    head = e["head"]
+    place(s, k, e["position"], now)
     position = q["position"]
     if q["avail_known"] and q["avail"] > position + q["cap"]:
         # The driver cannot be so far ahead: after a loss, begin anew.
         forget_driver(s, k)
-    if c.flags[i] & F_AVAIL:
-        ahead = (c.avail[i] - c.position[i]) & 0xFFFF
+    if e["flags"] & F_AVAIL:
+        ahead = (e["avail"] - e["position"]) & 0xFFFF
         if 0 < ahead <= q["cap"]:
             observe(s, k, position + ahead, now)
     reached(s, k, position + 1, now)
-    order = q["base"] + (position & (q["cap"] - 1))
-    before = s.open[q["base"] + s.order[order]]
+    before = popped_at(s, k, position)
     if before["live"] == 2 and before["position"] == position and before["head"] != head:
         # Another head at the same place: the ring is another one.
         queue_gap(s, k, before["start"], now)
         end_chain(s, k, before, O_DISCARDED)
-    row = s.open[q["base"] + head]
+    row = open_at(s, q["base"] + head)
     again = row["live"] == 2 and row["position"] == position
     if row["live"] and not again:
         # The driver has it back, so it was used; that record is missing.
@@ -222,10 +229,10 @@ def pop(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
     set_run(s, k, row)
     row["live"] = 1
     row["joined"] = 0
-    row["cut"] = c.flags[i] & F_CUT != 0
-    row["descriptors"] = c.count[i]
-    row["readable_bytes"] = c.length[i]
-    row["writable_bytes"] = c.room[i]
+    row["cut"] = e["flags"] & F_CUT != 0
+    row["descriptors"] = e["count"]
+    row["readable_bytes"] = e["length"]
+    row["writable_bytes"] = e["room"]
     row["used_bytes"] = 0
     row["packet"] = 0
     row["batch"] = 0
@@ -239,29 +246,29 @@ def pop(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
     row["signal_ns"] = 0
     row["irq_ns"] = 0
     row["seen_ns"] = 0
-    row["worker_tid"] = c.tid[i]
-    row["cpu"] = c.cpu[i]
+    row["worker_tid"] = e["tid"]
+    row["cpu"] = e["cpu"]
     start = min(row["start"], now)
     if q["run_ns"]:
         start = min(start, q["run_floor"])
     if q["direction"] != D_RX:
         start = min(start, row["avail_lo_ns"])
     row["start"] = start
-    s.order[order] = head
+    order_at(s, k, position)["number"] = head
     q["position"] = position + 1
 
 
 @kernel
-def hand_back(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
+def hand_back(s: Any, k: Any, now: Any, e: Any) -> Any:
     """The device gave the last chains back: they will be popped again."""
-    q = s.queue[k]
+    q = queue_at(s, k)
     if q["position_known"] == SURE:
-        q["position"] = max(q["position"] - c.count[i], 0)
-    place(s, k, c.position[i], now)
+        q["position"] = max(q["position"] - e["count"], 0)
+    place(s, k, e["position"], now)
     q["join"] = min(q["join"], q["position"])
-    for n in range(min(c.count[i], q["cap"])):
+    for n in range(min(e["count"], q["cap"])):
         position = q["position"] + n
-        row = s.open[q["base"] + s.order[q["base"] + (position & (q["cap"] - 1))]]
+        row = popped_at(s, k, position)
         if row["live"] == 1 and row["position"] == position:
             row["live"] = 2
             row["handed_back"] += 1
@@ -270,15 +277,14 @@ def hand_back(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
 
 @kernel
 def still_popped(s: Any, k: Any, position: Any) -> Any:
-    q = s.queue[k]
-    row = s.open[q["base"] + s.order[q["base"] + (position & (q["cap"] - 1))]]
+    row = popped_at(s, k, position)
     return row["live"] == 1 and row["position"] == position
 
 
 @kernel
 def pending(s: Any, k: Any) -> Any:
     """Return how many popped chains wait for the next RECV or SEND."""
-    q = s.queue[k]
+    q = queue_at(s, k)
     while q["join"] < q["position"] and not still_popped(s, k, q["join"]):
         q["join"] += 1
     return q["position"] - q["join"]
@@ -286,11 +292,11 @@ def pending(s: Any, k: Any) -> Any:
 
 @kernel
 def give_up_join(s: Any, k: Any, count: Any) -> Any:
-    # Which of these belong to which packet cannot be told.
-    q = s.queue[k]
+    """Leave chains without a packet: which of them belongs to which cannot be told."""
+    q = queue_at(s, k)
     for n in range(count):
         position = q["join"] + n
-        row = s.open[q["base"] + s.order[q["base"] + (position & (q["cap"] - 1))]]
+        row = popped_at(s, k, position)
         if row["live"] == 1 and row["position"] == position:
             row["trust"] = AMBIGUOUS
             row["joined"] = 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from vtrace.lifecycle.cachedir import kernel
 from vtrace.lifecycle.chains import close_open, hand_back, place, pop
 from vtrace.lifecycle.codes import (
@@ -18,6 +20,7 @@ from vtrace.lifecycle.codes import (
     ENABLE,
     ENQUEUE,
     F_AVAIL,
+    F_EVENT_IDX,
     F_POSITION,
     F_SOCKET,
     F_USED,
@@ -44,6 +47,14 @@ from vtrace.lifecycle.codes import (
 )
 from vtrace.lifecycle.held import close_hole, gap, room, sequence, tick
 from vtrace.lifecycle.layout import MOST_HEADS
+from vtrace.lifecycle.memory import (
+    cpu_at,
+    event_at,
+    number_at,
+    queue_at,
+    slot_at,
+    total_at,
+)
 from vtrace.lifecycle.packets import deliver, enqueue, recv, send, take_packet
 from vtrace.lifecycle.rings import forget_driver, note_kick, observe, signed16
 from vtrace.lifecycle.used import drop_after, interrupt, proof, signal, used
@@ -52,12 +63,12 @@ __all__ = ["advance", "end"]
 
 
 @kernel
-def look(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
+def look(s: Any, k: Any, now: Any, e: Any) -> Any:
     """Take in the driver's index as a record shows it; return it unwrapped, -1 if not known."""
-    q = s.queue[k]
-    if not c.flags[i] & F_AVAIL or q["position_known"] == UNKNOWN:
+    q = queue_at(s, k)
+    if not e["flags"] & F_AVAIL or q["position_known"] == UNKNOWN:
         return -1
-    value = q["position"] + signed16(c.avail[i] - q["position"])
+    value = q["position"] + signed16(e["avail"] - q["position"])
     if value < 0 or value > q["position"] + q["cap"]:
         return -1
     observe(s, k, value, now)
@@ -65,22 +76,22 @@ def look(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
 
 
 @kernel
-def first_sight(s: Any, k: Any, i: Any, c: Any) -> Any:
+def first_sight(s: Any, k: Any, e: Any) -> Any:
     # Where a record beside the worker's shows the device's places, they are good for a beginning.
-    q = s.queue[k]
-    if q["position_known"] == UNKNOWN and c.flags[i] & F_POSITION:
-        q["position"] = c.position[i]
+    q = queue_at(s, k)
+    if q["position_known"] == UNKNOWN and e["flags"] & F_POSITION:
+        q["position"] = e["position"]
         q["join"] = q["position"]
         q["position_known"] = SOFT
-    if q["used_known"] == UNKNOWN and c.flags[i] & F_USED:
-        q["used"] = c.used[i]
+    if q["used_known"] == UNKNOWN and e["flags"] & F_USED:
+        q["used"] = e["used"]
         q["used_known"] = SOFT
 
 
 @kernel
 def same_origin(s: Any, k: Any) -> Any:
     # Both indices of a ring begin at 0: what lies between them is with the device.
-    q = s.queue[k]
+    q = queue_at(s, k)
     if q["position_known"] == SURE and q["used_known"] == SURE:
         between = (q["position"] - q["used"]) & 0xFFFF
         if between <= q["cap"]:
@@ -89,20 +100,20 @@ def same_origin(s: Any, k: Any) -> Any:
 
 
 @kernel
-def kick(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
-    q = s.queue[k]
-    total = s.total[k]
+def kick(s: Any, k: Any, now: Any, e: Any) -> Any:
+    q = queue_at(s, k)
+    total = total_at(s, k)
     total["kicks_sent"] += 1
-    first_sight(s, k, i, c)
-    flags = c.flags[i]
-    if flags & F_AVAIL and flags & F_POSITION and c.avail[i] == c.position[i]:
+    first_sight(s, k, e)
+    flags = e["flags"]
+    if flags & F_AVAIL and flags & F_POSITION and e["avail"] == e["position"]:
         total["kicks_spurious"] += 1
-    value = look(s, k, i, now, c)
+    value = look(s, k, now, e)
     q["kick_ns"] = now
-    q["kick_tid"] = c.tid[i]
+    q["kick_tid"] = e["tid"]
     q["kick_newest"] = value
     if value >= 0:
-        note_kick(s, k, value, now, c.tid[i])
+        note_kick(s, k, value, now, e["tid"])
     else:
         q["blind_ns"] = now
         if q["armed"]:
@@ -111,10 +122,10 @@ def kick(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
 
 
 @kernel
-def wake(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
+def wake(s: Any, k: Any, now: Any, e: Any) -> Any:
     # The first one queues the work; it stays queued till it runs.
-    q = s.queue[k]
-    if c.flags[i] & F_SOCKET:
+    q = queue_at(s, k)
+    if e["flags"] & F_SOCKET:
         if q["wake1"] == 0:
             q["wake1"] = now
     elif q["wake0"] == 0:
@@ -125,9 +136,9 @@ def wake(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
 
 
 @kernel
-def run(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
-    q = s.queue[k]
-    socket = c.flags[i] & F_SOCKET != 0
+def run(s: Any, k: Any, now: Any, e: Any) -> Any:
+    q = queue_at(s, k)
+    socket = e["flags"] & F_SOCKET != 0
     if socket:
         q["run_wake"] = q["wake1"]
         q["run_floor"] = q["last_run1"]
@@ -153,22 +164,22 @@ def run(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
 
 
 @kernel
-def enable(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
-    q = s.queue[k]
-    look(s, k, i, now, c)
-    q["armed"] = c.ret[i] == 0
+def enable(s: Any, k: Any, now: Any, e: Any) -> Any:
+    q = queue_at(s, k)
+    look(s, k, now, e)
+    q["armed"] = e["ret"] == 0
     q["armed_avail"] = max(q["position"], q["avail"] if q["avail_known"] else 0)
 
 
 @kernel
-def start(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
+def start(s: Any, k: Any, now: Any, e: Any) -> Any:
     """A backend is attached: the ring goes on where it was, or it is another one."""
-    q = s.queue[k]
+    q = queue_at(s, k)
     known = q["position_known"] == SURE or q["used_known"] == SURE
     same = known
-    if q["position_known"] == SURE and (q["position"] & 0xFFFF) != c.position[i]:
+    if q["position_known"] == SURE and (q["position"] & 0xFFFF) != e["position"]:
         same = False
-    if q["used_known"] == SURE and (q["used"] & 0xFFFF) != c.used[i]:
+    if q["used_known"] == SURE and (q["used"] & 0xFFFF) != e["used"]:
         same = False
     q["started"] = 1
     # vhost interrupts at the first used chain in any case.
@@ -180,10 +191,10 @@ def start(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
     if known:
         q["generation"] = (q["generation"] + 1) & 0xFFFF
     forget_driver(s, k)
-    q["position"] = c.position[i]
+    q["position"] = e["position"]
     q["position_known"] = SURE
     q["position_ns"] = now
-    q["used"] = c.used[i]
+    q["used"] = e["used"]
     q["used_known"] = SURE
     q["used_ns"] = now
     q["skew"] = q["used"] - q["position"]
@@ -202,56 +213,50 @@ def start(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
 
 
 @kernel
-def packet_record(s: Any, kind: Any, i: Any, now: Any, c: Any) -> Any:
-    # Of a tap, which has no ring.
-    if c.packet[i] == 0:
-        return
-    if kind == ENQUEUE:
-        enqueue(s, c.queue[i], c.packet[i], now)
-    else:
-        take_packet(s, c.packet[i])
-
-
-@kernel
-def step(s: Any, k: Any, kind: Any, i: Any, now: Any, c: Any) -> Any:
-    q = s.queue[k]
+def step(s: Any, k: Any, kind: Any, now: Any, e: Any) -> Any:
+    q = queue_at(s, k)
+    if q["direction"] == D_NONE:
+        if kind == RECV:
+            q["direction"] = D_RX
+        elif kind in (SEND, DELIVER):
+            q["direction"] = D_TX
     if kind == POP:
-        pop(s, k, i, now, c)
+        pop(s, k, now, e)
     elif kind == USED:
-        if c.flags[i] & F_POSITION:
-            place(s, k, c.position[i], now)
-        used(s, k, i, now, c)
+        if e["flags"] & F_POSITION:
+            place(s, k, e["position"], now)
+        used(s, k, now, e)
     elif kind == SIGNAL:
-        look(s, k, i, now, c)
-        signal(s, k, i, now, c)
+        look(s, k, now, e)
+        signal(s, k, now, e)
     elif kind == IRQ:
         interrupt(s, k, now)
     elif kind == RECV:
-        recv(s, k, i, now, c)
+        recv(s, k, now, e)
     elif kind == DELIVER:
-        deliver(s, k, i, now, c)
+        deliver(s, k, now, e)
     elif kind == SEND:
-        send(s, k, i, now, c)
+        send(s, k, now, e)
     elif kind == KICK:
-        kick(s, k, i, now, c)
+        kick(s, k, now, e)
     elif kind == WAKE:
-        wake(s, k, i, now, c)
+        wake(s, k, now, e)
     elif kind == RUN:
-        run(s, k, i, now, c)
+        run(s, k, now, e)
     elif kind == EMPTY:
-        place(s, k, c.position[i], now)
-        look(s, k, i, now, c)
-        s.total[k]["starved"] += 1
+        place(s, k, e["position"], now)
+        look(s, k, now, e)
+        total_at(s, k)["starved"] += 1
     elif kind == ENABLE:
-        place(s, k, c.position[i], now)
-        enable(s, k, i, now, c)
+        place(s, k, e["position"], now)
+        enable(s, k, now, e)
     elif kind == POP_ERROR:
-        place(s, k, c.position[i], now)
-        s.total[k]["pop_errors"] += 1
+        place(s, k, e["position"], now)
+        total_at(s, k)["pop_errors"] += 1
     elif kind == HAND_BACK:
-        hand_back(s, k, i, now, c)
+        hand_back(s, k, now, e)
     elif kind == START:
-        start(s, k, i, now, c)
+        start(s, k, now, e)
     elif kind == STOP:
         drop_after(s, k, False)
         close_open(s, k, True)
@@ -259,67 +264,90 @@ def step(s: Any, k: Any, kind: Any, i: Any, now: Any, c: Any) -> Any:
     if kind in (KICK, POP, EMPTY, SIGNAL, ENABLE):
         if not q["skew_known"]:
             same_origin(s, k)
-        proof(s, k, i, now, c)
+        if e["flags"] & F_EVENT_IDX:
+            q["event_idx"] = 1
+        proof(s, k, now, e)
 
 
 @kernel
-def advance(s: Any, c: Any, first: Any) -> Any:
+def load(e: Any, c: Any, i: Any) -> Any:
+    # The fields of one record side by side.
+    e["packet"] = c.packet[i]
+    e["seq"] = c.seq[i]
+    e["tid"] = c.tid[i]
+    e["length"] = c.length[i]
+    e["ret"] = c.ret[i]
+    e["room"] = c.room[i]
+    e["queue"] = c.queue[i]
+    e["count"] = c.count[i]
+    e["head"] = c.head[i]
+    e["avail"] = c.avail[i]
+    e["position"] = c.position[i]
+    e["used"] = c.used[i]
+    e["event"] = c.event[i]
+    e["flags"] = c.flags[i]
+    e["cpu"] = c.cpu[i]
+
+
+@kernel
+def advance(state: Any, c: Any, first: Any) -> Any:
     """Take in the records of a batch from ``first`` on; return (why it ended, the next record)."""
-    one = s.one[0]
+    s = state[0]
+    e = event_at(s)
     for i in range(first, len(c.time)):
-        now = max(one["now"], c.time[i])
+        now = max(s["now"], c.time[i])
         if not room(s):
             return DRAIN, i
-        kind = c.kind[i]
+        kind = np.int64(c.kind[i])
         k = -1
-        queue = c.queue[i]
+        queue = np.int64(c.queue[i])
         if (KICK <= kind <= STOP) and kind != ENQUEUE and kind != REFUSE and queue != 0:
-            k = s.slot[queue] - 1
+            k = slot_at(s, queue)
             if k < 0:
-                one["wanted_queue"] = queue
+                s["wanted_queue"] = queue
                 return NEW_QUEUE, i
             if kind in (POP, USED):
-                if c.head[i] >= MOST_HEADS:
+                head = np.int64(c.head[i])
+                if head >= MOST_HEADS:
                     k = -1
-                elif c.head[i] >= s.queue[k]["cap"]:
-                    one["wanted_queue"] = queue
-                    one["wanted_heads"] = c.head[i] + 1
+                elif head >= queue_at(s, k)["cap"]:
+                    s["wanted_queue"] = queue
+                    s["wanted_heads"] = head + 1
                     return MORE_HEADS, i
-        if now >= one["tick"] and not tick(s, now):
+        if now >= s["tick"] and not tick(s, now):
             return DRAIN, i
-        one["now"] = now
-        one["events"] += 1
-        sequence(s, c.cpu[i], c.seq[i], now)
+        s["now"] = now
+        s["events"] += 1
+        sequence(s, np.int64(c.cpu[i]), np.int64(c.seq[i]), now)
         if k >= 0:
-            q = s.queue[k]
-            if q["direction"] == D_NONE:
-                if kind == RECV:
-                    q["direction"] = D_RX
-                elif kind in (SEND, DELIVER):
-                    q["direction"] = D_TX
-            step(s, k, kind, i, now, c)
-        elif kind in (ENQUEUE, REFUSE, DROP):
-            packet_record(s, kind, i, now, c)
+            load(e, c, i)
+            step(s, k, kind, now, e)
+        elif kind in (ENQUEUE, REFUSE, DROP) and c.packet[i] != 0:
+            packet = np.int64(c.packet[i])
+            if kind == ENQUEUE:
+                enqueue(s, queue, packet, now)
+            else:
+                take_packet(s, packet)
     return DONE, len(c.time)
 
 
 @kernel
-def end(s: Any, lost: Any, slot: Any) -> Any:
+def end(state: Any, lost: Any, slot: Any) -> Any:
     """The recording is over: ``lost`` records are missing in all. Finish all chains from a slot on.
 
     From -1 on in the first call. Return the next slot; there is no room to hold the chains of more.
     """
-    one = s.one[0]
+    s = state[0]
     if slot < 0:
         slot = 0
-        for n in range(one["cpus"]):
-            while s.cpu[s.cpus[n]]["hole_ns"]:
-                close_hole(s, s.cpus[n], one["now"])
-        if lost > one["missing"]:
+        for n in range(s["cpus"]):
+            while cpu_at(s, number_at(s, n)["number"])["hole_ns"]:
+                close_hole(s, number_at(s, n)["number"], s["now"])
+        if lost > s["missing"]:
             # After the last record of some CPU.
-            for n in range(one["cpus"]):
-                gap(s, s.cpu[s.cpus[n]]["last_ns"] - SLACK_NS, one["now"])
-    while slot < one["slots"]:
+            for n in range(s["cpus"]):
+                gap(s, cpu_at(s, number_at(s, n)["number"])["last_ns"] - SLACK_NS, s["now"])
+    while slot < s["slots"]:
         if not room(s):
             return slot
         drop_after(s, slot, True)

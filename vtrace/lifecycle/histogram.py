@@ -54,7 +54,8 @@ def _middles() -> Array:
     bins = np.arange(BINS)
     shift = np.maximum(bins // _SUB - 1, 0)
     low = (bins - shift * _SUB) << shift
-    return low + ((1 << shift) - 1) / 2
+    middles: Array = low + ((1 << shift) - 1) / 2
+    return middles
 
 
 MIDDLES: Final = _middles()

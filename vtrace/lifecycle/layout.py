@@ -16,11 +16,14 @@ from vtrace.model import TIME_COLUMNS
 
 __all__ = [
     "CPU",
+    "EVENT",
+    "FRAME",
     "HOLD_ROWS",
     "PACKET",
     "PACKET_SLOTS",
     "QUEUE",
     "ROW",
+    "SEQ_WINDOW",
     "STATES",
     "TOTAL",
     "Columns",
@@ -39,6 +42,9 @@ HOLD_ROWS: Final = 60_000
 """Finished chains that are held back at most, in case a loss near them shows later."""
 HOLD_SPACE: Final = 1 << 17
 MOST_CPUS: Final = 1 << 16
+SEQ_WINDOW: Final = 4096
+"""How far sequence numbers of a CPU may be out of order: a record that states when an act began
+is written when it ended, and a preempted thread may do much in between."""
 MOST_QUEUES: Final = 1 << 16
 MOST_HEADS: Final = 1 << 15
 PACKET_SLOTS: Final = 1 << 17
@@ -78,10 +84,11 @@ QUEUE: Final = np.dtype(
             "used", "used_known", "used_ns", "skew", "skew_known", "proven",
             # What was seen of the driver's index: newest value, when last; the ring of changes.
             "avail", "avail_known", "avail_ns", "obs_n", "obs_at", "obs_low",
-            "kick_n", "kick_at", "kick_low", "kicked", "blind_ns", "kick_ns", "kick_avail", "kick_tid", "kick_newest",
+            "kick_n", "kick_at", "kick_low", "kicked", "blind_ns", "kick_ns", "kick_avail",
+            "kick_tid", "kick_newest",
             # Worker: per work item (0 kick, 1 socket) its wake and its run; the run under way.
-            "wake0", "wake1", "last_run0", "last_run1", "wake_kick", "wake_kick_tid", "wake_kick_avail",
-            "run_kick", "run_kick_tid", "run_kick_avail",
+            "wake0", "wake1", "last_run0", "last_run1", "wake_kick", "wake_kick_tid",
+            "wake_kick_avail", "run_kick", "run_kick_tid", "run_kick_avail",
             "run_ns", "run_wake", "run_floor", "run_socket", "run_first", "run_knows",
             # Joins: first position not yet joined; frames of the SEND under way.
             "join", "frames", "frames_bad", "frames_ever",
@@ -90,7 +97,7 @@ QUEUE: Final = np.dtype(
             "after_first", "after_signal", "after_irq", "after_seen", "after_n", "irq_due",
             "signalled", "signalled_known", "gap_end",
             # Notifications.
-            "armed", "armed_avail",
+            "armed", "armed_avail", "event_idx",
         )
     ]
 )  # fmt: skip
@@ -109,11 +116,30 @@ TOTAL: Final = np.dtype(
 """Counters of a queue that are not a sum over its chains."""
 
 CPU: Final = np.dtype(
-    [(name, "i8") for name in ("known", "next", "last_ns", "hole_ns")] + [("seen", "u8")]
+    [(name, "i8") for name in ("known", "next", "last_ns", "hole_ns", "ahead")]
+    + [("seen", "u1", (SEQ_WINDOW,))]
 )
-"""Sequence numbers of a CPU: the next one, and which of the 63 behind it are there."""
+"""Sequence numbers of a CPU: the next one, and which of those behind it are there already."""
 
 PACKET: Final = np.dtype([("time", "i8"), ("id", "u4"), ("queue", "u2"), ("live", "u2")])
+
+EVENT: Final = np.dtype(
+    [
+        (name, "i8")
+        for name in (
+            "packet", "seq", "tid", "length", "ret", "room", "queue", "count", "head", "avail",
+            "position", "used", "event", "flags", "cpu",
+        )
+    ]
+)  # fmt: skip
+"""The record under way."""
+
+NUMBER: Final = np.dtype([("number", "i4")])
+
+_POOLS: Final = (
+    "slot", "queue", "total", "open", "order", "after", "frames", "changes", "kicks", "hold",
+    "cpu", "numbers", "packets", "event",
+)  # fmt: skip
 
 GLOBAL: Final = np.dtype(
     [
@@ -121,7 +147,9 @@ GLOBAL: Final = np.dtype(
         for name in (
             "first_ns", "now", "begun", "from_start", "slots", "cpus", "missing", "gaps",
             "gap_end", "tick", "tick_slot", "pushed", "taken", "frozen", "most_heads", "not_probed",
-            "wanted_queue", "wanted_heads", "late", "events",
+            "wanted_queue", "wanted_heads", "late", "events", "hold_rows",
+            # Addresses.
+            *_POOLS,
         )
     ]
 )  # fmt: skip
@@ -142,7 +170,7 @@ class Columns(NamedTuple):
     ret: Array
     room: Array
     queue: Array
-    count: Array
+    count: Array  # type: ignore[assignment]  # a tuple has a method of that name
     head: Array
     avail: Array
     position: Array
@@ -161,39 +189,50 @@ class State(NamedTuple):
     """
 
     one: Array  # GLOBAL, 1
-    slot: Array  # i4 by queue id: 1 + slot, 0 none
+    slot: Array  # NUMBER by queue id: 1 + slot, 0 none
     queue: Array  # QUEUE by slot
     total: Array  # TOTAL by slot
     open: Array  # ROW
-    order: Array  # i4
+    order: Array  # NUMBER
     after: Array  # ROW
     frames: Array  # FRAME
     changes: Array  # CHANGE
     kicks: Array  # KICKED
     hold: Array  # ROW: ring of finished chains
     cpu: Array  # CPU by number
-    cpus: Array  # i4: the numbers in use
+    numbers: Array  # NUMBER: of the CPUs in use
     packets: Array  # PACKET
+    event: Array  # EVENT, 1
 
 
 def new_state() -> State:
     """Return the memory of a tracker that has seen nothing."""
-    return State(
+    state = State(
         one=np.zeros(1, GLOBAL),
-        slot=np.zeros(MOST_QUEUES, np.int32),
+        slot=np.zeros(MOST_QUEUES, NUMBER),
         queue=np.zeros(0, QUEUE),
         total=np.zeros(0, TOTAL),
         open=np.zeros(0, ROW),
-        order=np.zeros(0, np.int32),
+        order=np.zeros(0, NUMBER),
         after=np.zeros(0, ROW),
         frames=np.zeros(0, FRAME),
         changes=np.zeros(0, CHANGE),
         kicks=np.zeros(0, KICKED),
         hold=np.zeros(HOLD_SPACE, ROW),
         cpu=np.zeros(MOST_CPUS, CPU),
-        cpus=np.zeros(MOST_CPUS, np.int32),
+        numbers=np.zeros(MOST_CPUS, NUMBER),
         packets=np.zeros(PACKET_SLOTS, PACKET),
+        event=np.zeros(1, EVENT),
     )
+    state.one[0]["hold_rows"] = HOLD_SPACE
+    return _placed(state)
+
+
+def _placed(state: State) -> State:
+    # Arrays may have moved: tell the kernels where they are.
+    for name in _POOLS:
+        state.one[0][name] = getattr(state, name).ctypes.data
+    return state
 
 
 def _longer(array: Array, size: int) -> Array:
@@ -224,7 +263,7 @@ def _with_pools(state: State, end: int) -> State:
 def reserve(state: State, queue: int, heads: int, direction: int) -> State:
     """Return the state with room for a queue of ``heads`` descriptors, new or grown."""
     one = state.one[0]
-    slot = int(state.slot[queue]) - 1
+    slot = int(state.slot["number"][queue]) - 1
     cap = 1 << max(min(heads, MOST_HEADS) - 1, 15).bit_length()
     if slot >= 0:
         if direction:
@@ -237,10 +276,10 @@ def reserve(state: State, queue: int, heads: int, direction: int) -> State:
     )
     row = state.queue[slot]
     row["id"], row["direction"], row["base"], row["cap"] = queue, direction, end, cap
-    state.slot[queue] = slot + 1
+    state.slot["number"][queue] = slot + 1
     one["slots"] = slot + 1
     one["most_heads"] = max(int(one["most_heads"]), cap)
-    return state
+    return _placed(state)
 
 
 def grown(state: State, slot: int, cap: int) -> State:
@@ -262,8 +301,8 @@ def grown(state: State, slot: int, cap: int) -> State:
         pool[new] = pool[base * times + (index & (was * times - 1))]
     rows = state.open[end : end + cap]
     for head in np.flatnonzero(rows["live"]):
-        state.order[end + (int(rows["position"][head]) & (cap - 1))] = head
+        state.order["number"][end + (int(rows["position"][head]) & (cap - 1))] = head
     state.frames[end : end + was] = state.frames[base : base + was]
     queue["base"], queue["cap"] = end, cap
     state.one[0]["most_heads"] = max(int(state.one[0]["most_heads"]), cap)
-    return state
+    return _placed(state)

@@ -17,6 +17,13 @@ from vtrace.lifecycle.codes import (
 )
 from vtrace.lifecycle.held import queue_gap
 from vtrace.lifecycle.layout import PACKET_SLOTS
+from vtrace.lifecycle.memory import (
+    frame_at,
+    packet_at,
+    popped_at,
+    queue_at,
+    total_at,
+)
 
 __all__ = ["deliver", "enqueue", "recv", "send", "take_packet"]
 
@@ -27,13 +34,13 @@ def enqueue(s: Any, queue: Any, packet: Any, now: Any) -> Any:
     first = (packet & (PACKET_SLOTS // 4 - 1)) * 4
     best = first
     for at in range(first, first + 4):
-        row = s.packets[at]
+        row = packet_at(s, at)
         if not row["live"] or row["id"] == packet:
             best = at
             break
-        if row["time"] < s.packets[best]["time"]:
+        if row["time"] < packet_at(s, best)["time"]:
             best = at
-    row = s.packets[best]
+    row = packet_at(s, best)
     row["live"] = 1
     row["id"] = packet
     row["queue"] = queue
@@ -45,7 +52,7 @@ def take_packet(s: Any, packet: Any) -> Any:
     """Return when a tap took the packet, and forget it; 0 if that was not seen."""
     first = (packet & (PACKET_SLOTS // 4 - 1)) * 4
     for at in range(first, first + 4):
-        row = s.packets[at]
+        row = packet_at(s, at)
         if row["live"] and row["id"] == packet:
             row["live"] = 0
             return row["time"]
@@ -55,15 +62,14 @@ def take_packet(s: Any, packet: Any) -> Any:
 @kernel
 def pending_row(s: Any, k: Any, n: Any) -> Any:
     # The n-th chain that waits for a join.
-    q = s.queue[k]
-    position = q["join"] + n
-    return s.open[q["base"] + s.order[q["base"] + (position & (q["cap"] - 1))]]
+    q = queue_at(s, k)
+    return popped_at(s, k, q["join"] + n)
 
 
 @kernel
 def doubtful(s: Any, k: Any) -> Any:
     # Something was lost since the first of the chains that wait was popped.
-    gap_end = max(s.one[0]["gap_end"], s.queue[k]["gap_end"])
+    gap_end = max(s["gap_end"], queue_at(s, k)["gap_end"])
     return gap_end >= pending_row(s, k, 0)["pop_ns"]
 
 
@@ -82,18 +88,18 @@ def fits(s: Any, k: Any, count: Any, length: Any) -> Any:
 
 
 @kernel
-def recv(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
+def recv(s: Any, k: Any, now: Any, e: Any) -> Any:
     """A packet was copied from the tap into the chains popped since the one before."""
-    q = s.queue[k]
-    packet = c.packet[i]
+    q = queue_at(s, k)
+    packet = e["packet"]
     entered = take_packet(s, packet) if packet else 0
-    good = c.ret[i] >= 0
+    good = e["ret"] >= 0
     if good:
-        s.total[k]["packets"] += 1
+        total_at(s, k)["packets"] += 1
     count = pending(s, k)
     if count == 0:
         return
-    length = max(c.length[i], c.ret[i])
+    length = max(e["length"], e["ret"])
     if doubtful(s, k) or not fits(s, k, count, length):
         queue_gap(s, k, pending_row(s, k, 0)["pop_ns"], now)
         give_up_join(s, k, count)
@@ -116,52 +122,52 @@ def recv(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
 
 
 @kernel
-def deliver(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
+def deliver(s: Any, k: Any, now: Any, e: Any) -> Any:
     """A frame of the SEND under way entered the host."""
-    q = s.queue[k]
+    q = queue_at(s, k)
     q["frames_ever"] = 1
-    s.total[k]["packets"] += 1
-    if c.count[i] == 0 and q["frames"]:
+    total_at(s, k)["packets"] += 1
+    if e["count"] == 0 and q["frames"]:
         # The SEND before has not shown its return.
         q["frames_bad"] = 1
         q["frames"] = 0
-    if c.count[i] != q["frames"] or q["frames"] >= q["cap"]:
+    if e["count"] != q["frames"] or q["frames"] >= q["cap"]:
         q["frames_bad"] = 1
         return
-    frame = s.frames[q["base"] + q["frames"]]
+    frame = frame_at(s, q["base"] + q["frames"])
     frame["time"] = now
-    frame["packet"] = c.packet[i]
-    frame["length"] = c.length[i]
+    frame["packet"] = e["packet"]
+    frame["length"] = e["length"]
     q["frames"] += 1
 
 
 @kernel
 def same_overhead(s: Any, k: Any, count: Any) -> Any:
     # Every chain holds the same header before its frame.
-    q = s.queue[k]
+    q = queue_at(s, k)
     for n in range(1, count):
-        one = pending_row(s, k, n - 1)["readable_bytes"] - s.frames[q["base"] + n - 1]["length"]
-        two = pending_row(s, k, n)["readable_bytes"] - s.frames[q["base"] + n]["length"]
+        one = pending_row(s, k, n - 1)["readable_bytes"] - frame_at(s, q["base"] + n - 1)["length"]
+        two = pending_row(s, k, n)["readable_bytes"] - frame_at(s, q["base"] + n)["length"]
         if one != two:
             return False
     return True
 
 
 @kernel
-def send(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
+def send(s: Any, k: Any, now: Any, e: Any) -> Any:
     """The tap took the chains popped since the SEND before; a large one may wait for its own."""
-    q = s.queue[k]
+    q = queue_at(s, k)
     frames = q["frames"]
     bad = q["frames_bad"]
     q["frames"] = 0
     q["frames_bad"] = 0
-    count = c.count[i]
-    if c.ret[i] >= 0 and not q["frames_ever"]:
-        s.total[k]["packets"] += count
+    count = e["count"]
+    if e["ret"] >= 0 and not q["frames_ever"]:
+        total_at(s, k)["packets"] += count
     waiting = pending(s, k)
     if waiting == 0:
         return
-    batch = c.flags[i] & F_BATCH
+    batch = e["flags"] & F_BATCH
     fit = waiting == count or (batch and waiting == count + 1)
     if fit and not bad and frames == count and waiting > count:
         fit = same_overhead(s, k, count)
@@ -174,11 +180,11 @@ def send(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
         row = pending_row(s, k, n)
         row["joined"] = 1
         if frames == count:
-            frame = s.frames[q["base"] + n]
+            frame = frame_at(s, q["base"] + n)
             row["packet"] = frame["packet"]
             row["backend_ns"] = frame["time"]
             row["backend_state"] = SEEN
-        elif c.ret[i] < 0 or not q["frames_ever"]:
+        elif e["ret"] < 0 or not q["frames_ever"]:
             row["backend_ns"] = now
             row["backend_state"] = SHARED if n else SEEN
         else:
@@ -190,7 +196,7 @@ def send(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
 @kernel
 def joined(s: Any, k: Any, row: Any) -> Any:
     """A chain is used: its RECV or SEND, if there must be one, should have come."""
-    q = s.queue[k]
+    q = queue_at(s, k)
     if row["joined"] or q["direction"] == 0:
         if not row["joined"]:
             row["backend_state"] = NOT_APPLICABLE

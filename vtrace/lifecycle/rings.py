@@ -5,6 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from vtrace.lifecycle.cachedir import kernel
+from vtrace.lifecycle.memory import (
+    change_at,
+    kick_at,
+    queue_at,
+    total_at,
+)
 
 __all__ = [
     "avail_window",
@@ -33,8 +39,8 @@ def unwrap(near: Any, index: Any) -> Any:
 
 @kernel
 def observe(s: Any, k: Any, value: Any, now: Any) -> Any:
-    """Note that the driver's index was ``value`` at ``now``; older values are a race and ignored."""
-    q = s.queue[k]
+    """Note that the driver's index was ``value`` at ``now``; an older value is a race."""
+    q = queue_at(s, k)
     if q["avail_known"] and value <= q["avail"]:
         if value == q["avail"]:
             q["avail_ns"] = now
@@ -46,7 +52,7 @@ def observe(s: Any, k: Any, value: Any, now: Any) -> Any:
 @kernel
 def reached(s: Any, k: Any, value: Any, now: Any) -> Any:
     """Note that the driver's index was ``value`` or more at ``now``."""
-    q = s.queue[k]
+    q = queue_at(s, k)
     if not q["avail_known"] or value > q["avail"]:
         change(s, k, value, now)
 
@@ -54,8 +60,8 @@ def reached(s: Any, k: Any, value: Any, now: Any) -> Any:
 @kernel
 def change(s: Any, k: Any, value: Any, now: Any) -> Any:
     # `avail_ns` is the last time at which the index itself was read, and was `avail` or less.
-    q = s.queue[k]
-    row = s.changes[2 * q["base"] + (q["obs_n"] & (2 * q["cap"] - 1))]
+    q = queue_at(s, k)
+    row = change_at(s, 2 * q["base"] + (q["obs_n"] & (2 * q["cap"] - 1)))
     row["value"] = value
     row["time"] = now
     row["before"] = q["avail_ns"] if q["avail_known"] else 0
@@ -63,14 +69,15 @@ def change(s: Any, k: Any, value: Any, now: Any) -> Any:
     q["avail"] = value
     q["avail_known"] = 1
     if q["armed"] and value > q["armed_avail"]:
-        q["armed"] = 0
-        s.total[k]["kicks_needed"] += 1
+        # With event index a kick is asked for once, with flags for each chain.
+        q["armed"] = not q["event_idx"]
+        total_at(s, k)["kicks_needed"] += 1
 
 
 @kernel
 def forget_driver(s: Any, k: Any) -> Any:
     """Forget what was seen of the driver's index: it has begun anew."""
-    q = s.queue[k]
+    q = queue_at(s, k)
     q["avail"] = 0
     q["avail_known"] = 0
     q["avail_ns"] = 0
@@ -82,19 +89,19 @@ def forget_driver(s: Any, k: Any) -> Any:
 @kernel
 def avail_window(s: Any, k: Any, position: Any) -> Any:
     """Return (lo, hi): the driver published ``position`` between these times; 0: not known."""
-    q = s.queue[k]
+    q = queue_at(s, k)
     size = 2 * q["cap"]
     base = 2 * q["base"]
     oldest = max(q["obs_n"] - size, q["obs_low"])
     at = max(q["obs_at"], oldest)
-    while at < q["obs_n"] and s.changes[base + (at & (size - 1))]["value"] <= position:
+    while at < q["obs_n"] and change_at(s, base + (at & (size - 1)))["value"] <= position:
         at += 1
-    while at > oldest and s.changes[base + ((at - 1) & (size - 1))]["value"] > position:
+    while at > oldest and change_at(s, base + ((at - 1) & (size - 1)))["value"] > position:
         at -= 1
     q["obs_at"] = at
     if at >= q["obs_n"]:
         return 0, 0
-    row = s.changes[base + (at & (size - 1))]
+    row = change_at(s, base + (at & (size - 1)))
     # The oldest that is kept may not be the first that showed it.
     if at == oldest and oldest > q["obs_low"]:
         return 0, row["time"]
@@ -104,10 +111,10 @@ def avail_window(s: Any, k: Any, position: Any) -> Any:
 @kernel
 def note_kick(s: Any, k: Any, value: Any, now: Any, tid: Any) -> Any:
     """Note a kick that covers all positions below ``value``, if it covers more than the last."""
-    q = s.queue[k]
+    q = queue_at(s, k)
     if q["kick_n"] > q["kick_low"] and value <= q["kick_avail"]:
         return
-    kick = s.kicks[2 * q["base"] + (q["kick_n"] & (2 * q["cap"] - 1))]
+    kick = kick_at(s, 2 * q["base"] + (q["kick_n"] & (2 * q["cap"] - 1)))
     kick["value"] = value
     kick["time"] = now
     kick["tid"] = tid
@@ -119,14 +126,14 @@ def note_kick(s: Any, k: Any, value: Any, now: Any, tid: Any) -> Any:
 @kernel
 def find_kick(s: Any, k: Any, position: Any) -> Any:
     """Return the place of the first kick that covers ``position``, -1 if there is none."""
-    q = s.queue[k]
+    q = queue_at(s, k)
     size = 2 * q["cap"]
     base = 2 * q["base"]
     oldest = max(q["kick_n"] - size, q["kick_low"])
     at = max(q["kick_at"], oldest)
-    while at < q["kick_n"] and s.kicks[base + (at & (size - 1))]["value"] <= position:
+    while at < q["kick_n"] and kick_at(s, base + (at & (size - 1)))["value"] <= position:
         at += 1
-    while at > oldest and s.kicks[base + ((at - 1) & (size - 1))]["value"] > position:
+    while at > oldest and kick_at(s, base + ((at - 1) & (size - 1)))["value"] > position:
         at -= 1
     q["kick_at"] = at
     return base + (at & (size - 1)) if at < q["kick_n"] else -1

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vtrace.lifecycle.histogram import BINS, EMPTY_LIMITS, Histogram, add_values
 from vtrace.lifecycle.stages import stages
-from vtrace.lifecycle.table import LifecycleTable
 from vtrace.model import STAGES, Outcome, TimeState, Trust
+
+if TYPE_CHECKING:
+    from vtrace.lifecycle.table import LifecycleTable
 
 __all__ = ["Notifications", "QueueStats", "Sums"]
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parsers.batch import EventBatch
 from vtrace.lifecycle import engine, held
 from vtrace.lifecycle.codes import DONE, DRAIN, MORE_HEADS
 from vtrace.lifecycle.layout import Columns, State, new_state, reserve
 from vtrace.lifecycle.stats import Notifications, QueueStats, Sums
 from vtrace.lifecycle.table import LifecycleTable
-from vtrace.model import TIME_COLUMNS, Direction, Queue
+from vtrace.model import TIME_COLUMNS, Direction, Queue, TimeState
+
+if TYPE_CHECKING:
+    from parsers.batch import EventBatch
 
 __all__ = ["Tracker"]
 
@@ -69,7 +71,7 @@ class Tracker:
             return
         known = size, _DIRECTIONS.get(Direction(direction), 0)
         self._known[number] = known
-        if self._state.slot[number]:
+        if self._state.slot["number"][number]:
             self._reserve(number, size)
 
     def _reserve(self, number: int, heads: int) -> None:
@@ -96,8 +98,8 @@ class Tracker:
         table = LifecycleTable.of_rows(pieces)
         for name in self._not_probed:
             table.columns[name][:] = 0
-            table.columns[name.removesuffix("_ns") + "_state"][:] = 4
-        self._sums.add(table, self._state.slot, int(self._state.one[0]["slots"]))
+            table.columns[name.removesuffix("_ns") + "_state"][:] = TimeState.NOT_PROBED
+        self._sums.add(table, self._state.slot["number"], int(self._state.one[0]["slots"]))
         return table
 
     def feed(self, batch: EventBatch) -> LifecycleTable:
@@ -109,10 +111,10 @@ class Tracker:
         tables = []
         why, at = DRAIN, 0
         while why != DONE:
-            why, at = engine.advance(self._state, columns, at)
+            why, at = engine.advance(self._state.one, columns, at)
             one = self._state.one[0]
             if why in (DONE, DRAIN):
-                tables.append(self._table(self._take(held.ready(self._state))))
+                tables.append(self._table(self._take(held.ready(self._state.one))))
             elif why == MORE_HEADS:
                 self._reserve(int(one["wanted_queue"]), int(one["wanted_heads"]))
             else:
@@ -125,7 +127,7 @@ class Tracker:
         tables = []
         slot, slots = -1, int(self._state.one[0]["slots"])
         while slot < slots:
-            slot = engine.end(self._state, self._lost, slot)
+            slot = engine.end(self._state.one, self._lost, slot)
             one = self._state.one[0]
             tables.append(self._table(self._take(int(one["pushed"] - one["taken"]))))
         return LifecycleTable.concat(tables)

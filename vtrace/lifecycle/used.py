@@ -30,16 +30,17 @@ from vtrace.lifecycle.codes import (
     UNKNOWN,
 )
 from vtrace.lifecycle.held import queue_gap, release
+from vtrace.lifecycle.memory import (
+    after_at,
+    copy_row,
+    open_at,
+    queue_at,
+    total_at,
+)
 from vtrace.lifecycle.packets import joined
 from vtrace.lifecycle.rings import signed16, unwrap
 
 __all__ = ["drop_after", "interrupt", "need_event", "proof", "signal", "used", "used_place"]
-
-
-@kernel
-def after_row(s: Any, k: Any, at: Any) -> Any:
-    q = s.queue[k]
-    return s.after[q["base"] + (at & (q["cap"] - 1))]
 
 
 @kernel
@@ -51,10 +52,10 @@ def need_event(event: Any, new: Any, old: Any) -> Any:
 @kernel
 def no_signal(s: Any, k: Any, ended: Any) -> Any:
     # The decision for what waits was not seen.
-    q = s.queue[k]
-    missing = not s.one[0]["not_probed"] & NP_SIGNAL
+    q = queue_at(s, k)
+    missing = not s["not_probed"] & NP_SIGNAL
     while q["after_signal"] < q["after_n"]:
-        row = after_row(s, k, q["after_signal"])
+        row = after_at(s, k, q["after_signal"])
         row["signal_state"] = LOST
         row["irq_state"] = LOST if missing else SUPPRESSED
         if missing and not ended:
@@ -67,14 +68,14 @@ def no_signal(s: Any, k: Any, ended: Any) -> Any:
 @kernel
 def settle(s: Any, k: Any, end: Any) -> Any:
     # Signal and interrupt of all before `end` are known, or never will be.
-    q = s.queue[k]
+    q = queue_at(s, k)
     while q["after_irq"] < end:
-        row = after_row(s, k, q["after_irq"])
-        row["settled"] = s.one[0]["now"]
+        row = after_at(s, k, q["after_irq"])
+        row["settled"] = s["now"]
         touched(s, k, row)
         q["after_irq"] += 1
     q["irq_due"] = 0
-    if s.one[0]["not_probed"] & NP_SEEN:
+    if s["not_probed"] & NP_SEEN:
         q["after_seen"] = q["after_irq"]
     release(s, k)
 
@@ -82,10 +83,10 @@ def settle(s: Any, k: Any, end: Any) -> Any:
 @kernel
 def drop_after(s: Any, k: Any, ended: Any) -> Any:
     """Let go of all used chains of a queue: reset, or the end of the recording."""
-    q = s.queue[k]
-    if ended and q["irq_due"] and not s.one[0]["not_probed"] & NP_IRQ:
+    q = queue_at(s, k)
+    if ended and q["irq_due"] and not s["not_probed"] & NP_IRQ:
         for at in range(q["after_irq"], q["after_signal"]):
-            row = after_row(s, k, at)
+            row = after_at(s, k, at)
             if row["trust"] == COMPLETE:
                 row["trust"] = PARTIAL
     no_signal(s, k, ended)
@@ -96,7 +97,7 @@ def drop_after(s: Any, k: Any, ended: Any) -> Any:
 @kernel
 def used_place(s: Any, k: Any, index: Any, now: Any, step: Any) -> Any:
     """The worker shows its place in the used ring; it moves on by ``step``."""
-    q = s.queue[k]
+    q = queue_at(s, k)
     if q["used_known"] == SURE:
         ahead = signed16(index - q["used"])
         if ahead:
@@ -112,11 +113,11 @@ def used_place(s: Any, k: Any, index: Any, now: Any, step: Any) -> Any:
 
 
 @kernel
-def used(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
+def used(s: Any, k: Any, now: Any, e: Any) -> Any:
     """The device returns a chain: one element of an act of ``count``."""
-    q = s.queue[k]
-    count = c.count[i]
-    inside = ((c.used[i] - q["act_first"]) & 0xFFFF) < count
+    q = queue_at(s, k)
+    count = e["count"]
+    inside = ((e["used"] - q["act_first"]) & 0xFFFF) < count
     if q["act"] == 0 or now != q["act_ns"] or count != q["act_count"] or not inside:
         if q["act_first"] + q["act_count"] > q["used"] and q["used_known"] == SURE:
             # Of the act before, not all elements were recorded.
@@ -125,41 +126,41 @@ def used(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
         if q["after_signal"] < q["after_n"]:
             no_signal(s, k, False)
         settle(s, k, q["after_signal"])
-        used_place(s, k, c.used[i], now, 0)
+        used_place(s, k, e["used"], now, 0)
         q["act"] += 1
         q["act_ns"] = now
         q["act_first"] = q["used"]
         q["act_count"] = count
-    used_place(s, k, c.used[i], now, 1)
-    head = c.head[i]
-    row = s.open[q["base"] + head]
+    used_place(s, k, e["used"], now, 1)
+    head = e["head"]
+    row = open_at(s, q["base"] + head)
     if row["live"] == 0:
-        s.total[k]["unknown_used"] += 1
+        total_at(s, k)["unknown_used"] += 1
         return
     if row["live"] == 2:
         # It was popped again; that is missing.
         row["trust"] = AMBIGUOUS
-    if not joined(s, k, row) and not s.one[0]["not_probed"] & NP_BACKEND:
+    if not joined(s, k, row) and not s["not_probed"] & NP_BACKEND:
         row["trust"] = AMBIGUOUS
     if q["after_n"] - q["after_first"] >= q["cap"]:
         give_way(s, k)
     row["outcome"] = O_USED
     row["direction"] = q["direction"]
-    row["used_bytes"] = c.length[i]
+    row["used_bytes"] = e["length"]
     row["batch"] = q["act"]
     row["used_ns"] = now
     row["used_state"] = SEEN
     row["used_index"] = q["used"] - 1
     row["seen_state"] = LOST
     row["live"] = 0
-    s.after[q["base"] + (q["after_n"] & (q["cap"] - 1))] = row
+    copy_row(after_at(s, k, q["after_n"]), row)
     q["after_n"] += 1
 
 
 @kernel
 def give_way(s: Any, k: Any) -> Any:
     # The oldest used chain has waited for its proof long enough: the ring went round.
-    q = s.queue[k]
+    q = queue_at(s, k)
     if q["after_signal"] == q["after_first"]:
         q["after_signal"] += 1
     end = max(q["after_irq"], q["after_first"] + 1)
@@ -168,22 +169,22 @@ def give_way(s: Any, k: Any) -> Any:
 
 
 @kernel
-def signal(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
+def signal(s: Any, k: Any, now: Any, e: Any) -> Any:
     """The device decides whether to interrupt the driver for the act just done."""
-    q = s.queue[k]
-    total = s.total[k]
-    flags = c.flags[i]
-    sent = c.ret[i] == 1
+    q = queue_at(s, k)
+    total = total_at(s, k)
+    flags = e["flags"]
+    sent = e["ret"] == 1
     settle(s, k, q["after_signal"])
     if flags & F_USED:
         if q["act_first"] + q["act_count"] > q["used"] and q["used_known"] == SURE:
             q["used"] = q["act_first"] + q["act_count"]
             queue_gap(s, k, q["act_ns"], now)
-        used_place(s, k, c.used[i], now, 0)
+        used_place(s, k, e["used"], now, 0)
     needed = sent
     if flags & F_EVENT_IDX:
         if flags & F_EVENT and q["signalled_known"] and flags & F_USED:
-            needed = need_event(c.event[i], c.used[i], q["signalled"])
+            needed = need_event(e["event"], e["used"], q["signalled"])
     elif not flags & F_FAULT:
         needed = flags & F_NO_INTERRUPT == 0
     total["interrupts_needed"] += needed
@@ -191,11 +192,11 @@ def signal(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
     total["interrupts_suppressed"] += not sent
     total["interrupts_spurious"] += sent and not needed
     if flags & F_USED:
-        q["signalled"] = c.used[i]
+        q["signalled"] = e["used"]
         q["signalled_known"] = 1
     first = True
     while q["after_signal"] < q["after_n"]:
-        row = after_row(s, k, q["after_signal"])
+        row = after_at(s, k, q["after_signal"])
         row["signal_ns"] = now
         if sent:
             row["signal_state"] = SEEN if first else SHARED
@@ -205,7 +206,7 @@ def signal(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
             row["irq_state"] = SUPPRESSED
         first = False
         q["after_signal"] += 1
-    if sent and not s.one[0]["not_probed"] & NP_IRQ:
+    if sent and not s["not_probed"] & NP_IRQ:
         q["irq_due"] = 1
     else:
         settle(s, k, q["after_signal"])
@@ -214,14 +215,14 @@ def signal(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
 @kernel
 def interrupt(s: Any, k: Any, now: Any) -> Any:
     """The interrupt went to KVM."""
-    q = s.queue[k]
-    s.total[k]["irqs"] += 1
+    q = queue_at(s, k)
+    total_at(s, k)["irqs"] += 1
     if q["after_signal"] < q["after_n"]:
         settle(s, k, q["after_signal"])
         no_signal(s, k, False)
     first = True
     for at in range(q["after_irq"], q["after_signal"]):
-        row = after_row(s, k, at)
+        row = after_at(s, k, at)
         row["irq_ns"] = now
         row["irq_state"] = SEEN if first else SHARED
         first = False
@@ -229,22 +230,22 @@ def interrupt(s: Any, k: Any, now: Any) -> Any:
 
 
 @kernel
-def proof(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
+def proof(s: Any, k: Any, now: Any, e: Any) -> Any:
     """Find what the driver must have taken out of the used ring by now.
 
     It can have given out no more chains than the ring holds: available index - size. With event
     index it states what it took, as used_event; a transmit driver may state a place up to three
     quarters of its open chains ahead (virtqueue_enable_cb_delayed). 0 is written to disable.
     """
-    q = s.queue[k]
+    q = queue_at(s, k)
     if q["used_known"] == UNKNOWN:
         return
     taken = 0
     if q["skew_known"] and q["avail_known"]:
         taken = q["avail"] + q["skew"] - q["cap"]
-    flags = c.flags[i]
-    if flags & F_EVENT and flags & F_EVENT_IDX and c.event[i] != 0:
-        event = q["used"] + signed16(c.event[i] - q["used"])
+    flags = e["flags"]
+    if flags & F_EVENT and flags & F_EVENT_IDX and e["event"] != 0:
+        event = q["used"] + signed16(e["event"] - q["used"])
         if q["direction"] != D_TX:
             if q["used"] - q["cap"] <= event <= q["used"]:
                 taken = max(taken, event)
@@ -258,7 +259,7 @@ def proof(s: Any, k: Any, i: Any, now: Any, c: Any) -> Any:
     q["proven"] = taken
     first = True
     while q["after_seen"] < q["after_n"]:
-        row = after_row(s, k, q["after_seen"])
+        row = after_at(s, k, q["after_seen"])
         if row["used_index"] >= taken:
             break
         row["seen_ns"] = now
