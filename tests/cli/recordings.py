@@ -105,7 +105,7 @@ def sections(recording: Any, records: np.ndarray) -> dict[str, Any]:
         "reasons": {str(FULL_RING): "FULL_RING"},
         "probes": {
             "vhost_get_vq_desc": {"state": "attached", "reason": ""},
-            "irqfd_wakeup": {"state": "unavailable", "reason": "no symbol irqfd_wakeup"},
+            "sched:sched_switch": {"state": "unavailable", "reason": "switched off"},
         },
         "counts": counts,
         "loss": {"late": 0, "missed": 0, "pending": 0},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import os
 import sys
 from importlib import import_module
@@ -140,6 +141,10 @@ def silence_stdout() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; never raises."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that does not know a character shows its number.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         args = parse(sys.argv[1:] if argv is None else argv)
         code = int(args.run(args)) if args is not None else ExitCode.OK

@@ -16,16 +16,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from parsers.batch import EventBatch
-    from vtrace.session import Session
+    from vtrace.session import Chunk, Session
     from vtrace.session.extract import Selection
     from vtrace.tables import Table
 
 SUMMARY = "write the matching part of a recording to a smaller file"
 DESCRIPTION = """\
 Write the part of a recording that matches to a file of its own: all records of
-the chains and packets that match, and what their queues did meanwhile. Chains
-are kept whole, so the smaller file can be traced again. Names, configuration,
-clocks and loss counters are kept as they are."""
+the chains and packets that match, and all that their queues did meanwhile, so
+that the smaller file can be traced again. A queue is kept from one moment at
+which no chain was under way to another, so chains that do not match may be in
+it too. Names, configuration, clocks and loss counters are kept as they are."""
 EXAMPLES = [
     ("vtrace filter -Y 'udp.dport == 7001' run.vtrace -w small.vtrace", "One flow."),
     ("vtrace filter --queue rx0 --since 2s --until 3s run.vtrace -w s.vtrace", "One second."),
@@ -66,10 +67,9 @@ def run(args: argparse.Namespace) -> int:
         session = Session(trace, window=window, join=PacketJoin())
         selection = Selection()
         for chunk in session.chunks():
-            if "lifecycles" in choosers:
-                add_chains(selection, choosers["lifecycles"](chunk.lifecycles))
+            add_chains(selection, session, chunk, choosers.get("lifecycles"))
             if "packets" in choosers:
-                add_packets(selection, chunk, choosers["packets"], session)
+                add_packets(selection, chunk, choosers["packets"])
         selection.seal()
         kept = total = 0
         with TraceWriter(args.write) as writer:
@@ -79,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
                 kept += len(batch)
                 total += before
         say(
-            f"kept {count_text(kept)} of {count_text(total)} records: "
-            f"{count_text(selection.chains)} chains, {count_text(selection.packets)} packets"
+            f"kept {count_text(kept)} of {count_text(total)} records: for "
+            f"{count_text(selection.chains)} chains and {count_text(selection.packets)} packets"
         )
         return conclude(session, args)
 
@@ -120,19 +120,28 @@ def same_file(one: str, other: str) -> bool:
         raise InputError(f"{other}: {os.strerror(error.errno or 0)}") from error
 
 
-def add_chains(selection: Selection, table: Table) -> None:
-    """Choose the chains of a table."""
+def add_chains(
+    selection: Selection,
+    session: Session,
+    chunk: Chunk,
+    choose: Callable[[Table], Table] | None,
+) -> None:
+    """Take in the chains of a chunk, and choose those that match."""
+    import numpy as np
+
     from vtrace.session.extract import ENDS, STARTS
 
-    names = {"queue_id", "position", "head", "packet", *STARTS, *ENDS}
-    columns: dict[str, NDArray[Any]] = {name: table[name].data for name in names}
-    selection.add_chains(columns)
+    table = chunk.all_lifecycles
+    chosen = np.zeros(len(table), np.bool_)
+    if choose is not None:
+        numbered = table.with_column("row", np.arange(len(table)))
+        chosen[choose(session.within(numbered))["row"].data] = True
+    names = {"queue_id", "packet", *STARTS, *ENDS}
+    selection.add_chains({name: table[name].data for name in names}, chosen)
 
 
-def add_packets(
-    selection: Selection, chunk: Any, choose: Callable[[Table], Table], session: Session
-) -> None:
-    """Choose the packets of a chunk."""
+def add_packets(selection: Selection, chunk: Chunk, choose: Callable[[Table], Table]) -> None:
+    """Choose the packets of a chunk that match."""
     import numpy as np
 
     table = chunk.packets.with_column("row", np.arange(len(chunk.packet_rows)))

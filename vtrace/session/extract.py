@@ -1,8 +1,9 @@
 """Parts of a recording: the records of chosen chains and packets, and of their queues meanwhile.
 
-What is kept can be traced again: whole chains, every packet with its drop, and what the queue did
-while they were under way. Sequence numbers are closed up over what was left out, so that a gap
-still means a lost record.
+A ring is understood from its records in a row: a chain that is torn out of a batch can no longer be
+joined to its packet. So a queue is kept for whole stretches, from one moment at which no chain was
+under way to another, and one stretch more before each, by which it finds its place. Sequence
+numbers are closed up over what was left out, so that a gap still means a lost record.
 """
 
 from __future__ import annotations
@@ -20,61 +21,49 @@ if TYPE_CHECKING:
     from parsers.batch import EventBatch
     from vtrace.session.join import Packets
 
-__all__ = ["Renumber", "Selection"]
+__all__ = ["ENDS", "STARTS", "Renumber", "Selection"]
 
-CHAIN: Final = np.dtype(
-    [
-        ("first", "<u8"),
-        ("last", "<u8"),
-        ("used", "<u8"),
-        ("packet", "<u4"),
-        ("queue", "<u2"),
-        ("position", "<u2"),
-        ("head", "<u2"),
-    ]
-)
-"""A chosen chain: when it was under way, and what its records are known by."""
+STRETCH: Final = np.dtype([("first", "<u8"), ("last", "<u8"), ("chosen", "?")])
+"""Time during which chains of a queue were under way."""
 
-STARTS: Final = ("kick_ns", "enqueue_ns", "wake_ns", "run_ns", "pop_ns", "backend_ns", "used_ns")
-ENDS: Final = ("pop_ns", "backend_ns", "used_ns", "signal_ns", "irq_ns", "seen_ns")
+STARTS: Final = ("kick_ns", "enqueue_ns", "wake_ns", "run_ns", "pop_ns")
+ENDS: Final = ("pop_ns", "backend_ns", "used_ns", "signal_ns", "irq_ns")
 
-PACKET_KINDS: Final = (Kind.ENQUEUE, Kind.REFUSE, Kind.RECV, Kind.DELIVER, Kind.DROP)
 THREAD_KINDS: Final = (Kind.EXIT, Kind.SCHED_IN, Kind.SCHED_OUT, Kind.SCHED_WAKE)
 STATE_KINDS: Final = (Kind.START, Kind.STOP)
 LONGEST: Final = (1 << 64) - 1
 
+SETTLED_NS: Final = 5_000_000_000
+"""So long after its end no chain comes out that would make a stretch longer."""
+
 
 class Selection:
-    """Chosen chains and packets, and which records are theirs."""
+    """Chosen chains and packets, and which records are kept for them."""
 
     def __init__(self) -> None:
-        self._parts: list[NDArray[Any]] = []
-        self._ids: list[NDArray[Any]] = []
-        self._chains = np.zeros(0, CHAIN)
+        self._open: dict[int, NDArray[Any]] = {}
+        self._ids: list[NDArray[Any]] = [np.zeros(0, np.uint32)]
         self._packets = np.zeros(0, np.uint32)
         self._spans: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
-        self._all: tuple[NDArray[Any], NDArray[Any]] | None = None
+        self._all = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
         self.chains = 0
+        """Chains that were chosen."""
         self.packets = 0
 
-    def add_chains(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Choose chains by the columns of the lifecycle table."""
-        count = len(columns["queue_id"])
+    def add_chains(self, columns: Mapping[str, NDArray[Any]], chosen: NDArray[np.bool_]) -> None:
+        """Take in all chains of a table, by the columns of the lifecycle table."""
+        count = len(chosen)
         if not count:
             return
-        rows = np.zeros(count, CHAIN)
-        rows["queue"] = columns["queue_id"]
-        rows["position"] = columns["position"] & np.uint64(0xFFFF)
-        rows["head"] = columns["head"]
-        rows["packet"] = columns["packet"]
-        rows["used"] = columns["used_ns"]
+        rows = np.zeros(count, STRETCH)
         begins = np.stack([columns[name] for name in STARTS]).astype(np.uint64)
         begins[begins == 0] = LONGEST
         rows["last"] = np.stack([columns[name] for name in ENDS]).max(axis=0)
         rows["first"] = np.minimum(begins.min(axis=0), rows["last"])
-        self.chains += count
-        self._parts.append(rows)
-        self._ids.append(np.unique(rows["packet"]))
+        rows["chosen"] = chosen
+        self.chains += int(chosen.sum())
+        self._ids.append(np.unique(columns["packet"][chosen]).astype(np.uint32))
+        self._add(columns["queue_id"], rows)
 
     def add_packets(self, packets: Packets) -> None:
         """Choose packets, and the chains that carried them."""
@@ -82,82 +71,55 @@ class Selection:
         if not len(rows):
             return
         self.packets += len(rows)
-        self._ids.append(np.unique(rows["packet"]))
+        self._ids.append(np.unique(rows["packet"]).astype(np.uint32))
         carried = rows[rows["has_chain"]]
-        # The chains of one packet follow each other in the ring.
-        times = np.maximum(carried["chains"], 1).astype(np.int64)
-        index = np.repeat(np.arange(len(carried)), times)
-        step = np.arange(len(index)) - np.repeat(np.cumsum(times) - times, times)
-        chains = np.zeros(len(index), CHAIN)
-        carried = carried[index]
-        chains["queue"] = carried["queue"]
-        chains["position"] = (carried["position"] + step.astype(np.uint64)) & np.uint64(0xFFFF)
-        chains["head"] = carried["head"]
-        chains["packet"] = carried["packet"]
-        chains["first"] = np.minimum(carried["time"], carried["chain_first"])
-        chains["last"] = carried["chain_last"]
-        chains["used"] = np.where(step == 0, carried["chain_used"], 0)
-        self._parts.append(chains)
+        stretches = np.zeros(len(carried), STRETCH)
+        stretches["first"] = np.minimum(carried["time"], carried["chain_first"])
+        stretches["last"] = np.maximum(carried["chain_last"], stretches["first"])
+        stretches["chosen"] = True
+        self._add(carried["queue"], stretches)
+
+    def _add(self, queues: NDArray[Any], rows: NDArray[Any]) -> None:
+        for queue in np.unique(queues).tolist():
+            mine = rows[queues == queue]
+            known = self._open.get(queue)
+            both = mine if known is None else np.concatenate([known, mine])
+            both = _united(both)
+            # Of what is settled, a stretch is kept if it is chosen or stands before one.
+            settled = both["last"] + np.uint64(SETTLED_NS) < both["last"][-1]
+            needed = both["chosen"] | ~settled
+            needed[:-1] |= needed[1:]
+            self._open[queue] = both[needed]
 
     def seal(self) -> None:
         """Make ready for ``mask``: nothing is added after."""
-        chains = np.concatenate([*self._parts, self._chains])
-        self._parts = []
-        self._chains = chains[np.argsort(chains["first"], kind="stable")]
-        ids = np.unique(np.concatenate([*self._ids, self._packets]))
-        self._ids = []
-        self._packets = ids[ids != 0].astype(np.uint32)
-        for queue in np.unique(self._chains["queue"]).tolist():
-            mine = self._chains[self._chains["queue"] == queue]
-            self._spans[queue] = _united(mine["first"], mine["last"])
-        self._all = _united(self._chains["first"], self._chains["last"])
+        ids = np.unique(np.concatenate(self._ids))
+        self._packets = ids[ids != 0]
+        everywhere = []
+        for queue, rows in self._open.items():
+            needed = rows["chosen"].copy()
+            everywhere.append(rows[needed])
+            needed[:-1] |= needed[1:]
+            kept = rows[needed]
+            if len(kept):
+                self._spans[queue] = kept["first"], kept["last"]
+        if everywhere:
+            together = _united(np.concatenate(everywhere))
+            self._all = together["first"], together["last"]
 
     def mask(self, batch: EventBatch) -> NDArray[np.bool_]:
         """Return which records of a batch are kept."""
         kinds, times, queues = batch["kind"], batch["time"], batch["queue"]
         keep = np.isin(kinds, STATE_KINDS)
-        of_chain = (kinds == Kind.POP) | (kinds == Kind.USED)
-        of_packet = np.isin(kinds, PACKET_KINDS) & (batch["packet"] != 0)
+        of_packet = (batch["packet"] != 0) & np.isin(batch["packet"], self._packets)
+        keep |= of_packet
         of_thread = np.isin(kinds, THREAD_KINDS)
-        of_queue = ~(keep | of_chain | of_packet | of_thread)
-        keep |= of_packet & np.isin(batch["packet"], self._packets)
-        for queue in np.unique(queues[of_queue]).tolist():
+        for queue in np.unique(queues[~of_thread]).tolist():
             if queue in self._spans:
-                here = of_queue & (queues == queue)
-                keep[here] = _inside(times[here], self._spans[queue])
-        if self._all is not None and of_thread.any():
-            keep[of_thread] = _inside(times[of_thread], self._all)
-        if of_chain.any():
-            keep |= of_chain & self._of_chains(batch)
+                here = (queues == queue) & ~of_thread
+                keep[here] |= _inside(times[here], self._spans[queue])
+        keep[of_thread] |= _inside(times[of_thread], self._all)
         return keep
-
-    def _of_chains(self, batch: EventBatch) -> NDArray[np.bool_]:
-        times = batch["time"]
-        low, high = times.min(), times.max()
-        # Sorted by their first time: what begins after the batch is left out at once.
-        chains = self._chains[: np.searchsorted(self._chains["first"], high, side="right")]
-        chains = chains[chains["last"] >= low]
-        found = np.zeros(len(batch), np.bool_)
-        pops = np.flatnonzero(batch["kind"] == Kind.POP)
-        found[pops] = _covered(
-            _key(batch["queue"][pops], batch["position"][pops]),
-            times[pops],
-            _key(chains["queue"], chains["position"]),
-            chains["first"],
-            chains["last"],
-        )
-        used = np.flatnonzero(batch["kind"] == Kind.USED)
-        known = chains["used"] != 0
-        first = np.where(known, chains["used"], chains["first"])
-        last = np.where(known, chains["used"], chains["last"])
-        found[used] = _covered(
-            _key(batch["queue"][used], batch["head"][used]),
-            times[used],
-            _key(chains["queue"], chains["head"]),
-            first,
-            last,
-        )
-        return found
 
 
 class Renumber:
@@ -216,19 +178,20 @@ class Renumber:
         return kept
 
 
-def _key(queues: NDArray[Any], numbers: NDArray[Any]) -> NDArray[np.uint32]:
-    return (queues.astype(np.uint32) << np.uint32(16)) | numbers.astype(np.uint32)
-
-
-def _united(first: NDArray[Any], last: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    # Overlapping stretches become one; ``first`` is sorted.
-    if not len(first):
-        return first, last
-    reach = np.maximum.accumulate(last)
-    starts = np.ones(len(first), np.bool_)
-    starts[1:] = first[1:] > reach[:-1]
-    ends = np.append(np.flatnonzero(starts)[1:] - 1, len(first) - 1)
-    return first[starts], reach[ends]
+def _united(rows: NDArray[Any]) -> NDArray[Any]:
+    # Stretches that overlap become one.
+    if not len(rows):
+        return rows
+    rows = rows[np.argsort(rows["first"], kind="stable")]
+    reach = np.maximum.accumulate(rows["last"])
+    starts = np.ones(len(rows), np.bool_)
+    starts[1:] = rows["first"][1:] > reach[:-1]
+    begin = np.flatnonzero(starts)
+    made = np.zeros(len(begin), STRETCH)
+    made["first"] = rows["first"][begin]
+    made["last"] = reach[np.append(begin[1:] - 1, len(rows) - 1)]
+    made["chosen"] = np.logical_or.reduceat(rows["chosen"], begin)
+    return made
 
 
 def _inside(times: NDArray[Any], spans: tuple[NDArray[Any], NDArray[Any]]) -> NDArray[np.bool_]:
@@ -238,31 +201,3 @@ def _inside(times: NDArray[Any], spans: tuple[NDArray[Any], NDArray[Any]]) -> ND
     index = np.searchsorted(first, times, side="right") - 1
     inside: NDArray[np.bool_] = (index >= 0) & (times <= last[np.maximum(index, 0)])
     return inside
-
-
-def _covered(
-    keys: NDArray[Any],
-    times: NDArray[Any],
-    known: NDArray[Any],
-    first: NDArray[Any],
-    last: NDArray[Any],
-) -> NDArray[np.bool_]:
-    # Returns where a time lies in a stretch of the same key. Stretches of one key do not
-    # overlap: the one that began last before the time is the one that may hold it.
-    if not len(known) or not len(keys):
-        return np.zeros(len(keys), np.bool_)
-    start = min(int(times.min()), int(first.min()))
-    order = np.lexsort((first, known))
-    distinct, ranks = np.unique(known, return_inverse=True)
-    rank = np.searchsorted(distinct, keys)
-    present = (rank < len(distinct)) & (distinct[np.minimum(rank, len(distinct) - 1)] == keys)
-    # Key and time in one float would lose digits; 2^20 keys and 2^44 ns (4.8 h) fit 64 bits.
-    cap = np.uint64((1 << 44) - 1)
-    shift = np.uint64(44)
-    left = np.minimum(first - np.uint64(start), cap) | ranks.astype(np.uint64) << shift
-    right = np.minimum(times - np.uint64(start), cap) | rank.astype(np.uint64) << shift
-    index = np.searchsorted(left[order], right, side="right") - 1
-    chosen = order[np.maximum(index, 0)]
-    hit: NDArray[np.bool_] = present & (index >= 0) & (known[chosen] == keys)
-    hit &= (times >= first[chosen]) & (times <= last[chosen])
-    return hit

@@ -28,7 +28,7 @@ __all__ = ["PacketJoin", "Packets"]
 LINGER_NS: Final = 100_000_000
 """How long an ended packet is kept for a drop that comes after."""
 
-CHAIN_ENDS: Final = ("pop_ns", "used_ns", "signal_ns", "irq_ns", "seen_ns")
+CHAIN_ENDS: Final = ("pop_ns", "used_ns", "signal_ns", "irq_ns")
 
 MAX_OPEN: Final = 1 << 18
 """Packets that are kept open: more than the chains that the tracker may hold back."""
@@ -182,7 +182,6 @@ class PacketJoin:
         index = _newest(_key(rows["packet"], rows["queue"]), wanted)
         index[ids == 0] = -1
         chains = np.flatnonzero(index >= 0)
-        np.add.at(rows["chains"], index[chains], 1)
         ends = np.maximum.reduce([columns[name][chains] for name in CHAIN_ENDS])
         np.maximum.at(rows["chain_last"], index[chains], ends)
         # Of several chains of one packet the first is the one with its head.
@@ -194,7 +193,6 @@ class PacketJoin:
             rows[name][packets] = columns[name][chains]
         rows["has_chain"][packets] = True
         rows["chain_first"][packets] = columns["pop_ns"][chains]
-        rows["chain_used"][packets] = columns["used_ns"][chains]
         open_yet = rows["verdict"][packets] <= Verdict.IN_FLIGHT
         packets, chains = packets[open_yet], chains[open_yet]
         used = columns["outcome"][chains] == Outcome.USED

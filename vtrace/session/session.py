@@ -10,10 +10,11 @@ import numpy as np
 
 from parsers import wire
 from parsers.batch import EventBatch, Metadata
-from vtrace.lifecycle import Tracker
+from vtrace.lifecycle import LifecycleTable, Tracker
 from vtrace.model import Kind
 from vtrace.session.clock import Clock, Window
 from vtrace.session.join import PacketJoin, Packets
+from vtrace.session.sane import not_probed, sane
 from vtrace.session.summary import Summary
 from vtrace.tables import (
     Names,
@@ -26,7 +27,6 @@ from vtrace.tables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from datetime import tzinfo
 
     from numpy.typing import NDArray
@@ -76,7 +76,8 @@ class Chunk:
     lifecycles: Table
     packet_rows: Packets
     names: Names
-    keep: Mapping[str, NDArray[np.bool_]] | None = None
+    all_lifecycles: Table
+    """Those of before and behind the window too."""
 
     @property
     def packets(self) -> Table:
@@ -114,12 +115,19 @@ class Session:
         self.join = join
         self.metadata = Metadata()
         self.names = Names(self.metadata)
-        self.tracker = Tracker()
         self.events = 0
         self.start_ns: int | None = None
         """First time in the recording, or in what was read of it."""
         self.end_ns: int | None = None
         self._bounds: tuple[int | None, int | None] = (None, None)
+        self._tracker: Tracker | None = None
+
+    @property
+    def tracker(self) -> Tracker:
+        """The tracker, made when it is first needed: by then it is known what was probed."""
+        if self._tracker is None:
+            self._tracker = Tracker(not_probed=not_probed(self.metadata.section("probes")))
+        return self._tracker
 
     @property
     def damage(self) -> list[Damage]:
@@ -179,9 +187,9 @@ class Session:
     def events_only(self) -> Iterator[Chunk]:
         """Yield the batches without tracking chains: for exits."""
         nothing = PacketJoin().finish()
-        empty = lifecycles_table(Tracker().finish().columns, self.names)
+        empty = lifecycles_table(LifecycleTable.concat([]).columns, self.names)
         for batch in self._batches(WITHOUT_BYTES, 0):
-            yield Chunk(batch, empty, nothing, self.names)
+            yield Chunk(batch, empty, nothing, self.names, empty)
 
     def summary(self) -> Summary:
         """Read to the end and return the sums."""
@@ -202,13 +210,14 @@ class Session:
             index = self.join.chains(columns)
             table = lifecycles_table(columns, self.names, self.join.open.rows, index)
             packets = self.join.finish() if last else self.join.release()
-        chunk = Chunk(batch, self._within(table), packets, self.names)
+        chunk = Chunk(batch, self.within(table), packets, self.names, table)
         if self.window:
             inside = self._inside(packets.rows["time"])
             chunk.packet_rows = packets.take(np.flatnonzero(inside))
         return chunk
 
-    def _within(self, table: Table) -> Table:
+    def within(self, table: Table) -> Table:
+        """Return the rows of a table that begin in the window."""
         if not self.window or not len(table):
             return table
         return table.take(self._inside(table["time_ns"].data))
@@ -225,6 +234,7 @@ class Session:
     def _batches(self, columns: Iterable[str], margin_ns: int) -> Iterator[EventBatch]:
         for batch in self._source(columns, margin_ns):
             if batch.meta:
+                batch.meta = sane(batch.meta)
                 self.metadata.update(batch.meta)
                 self.names.refresh()
             span = batch.time_range
@@ -248,7 +258,7 @@ class Session:
             # A pipe: where it starts, its first batch will say.
             yield from self._cut(trace.batches(columns=columns), margin_ns)
             return
-        self.metadata.update(trace.metadata.sections)
+        self.metadata.update(sane(trace.metadata.sections))
         since, until = self._resolve(first)
         yield from trace.batches(
             columns=columns,
@@ -262,7 +272,7 @@ class Session:
         for batch in batches:
             known.update(batch.meta)
             if not resolved and batch.time_range:
-                self.metadata.update(known.sections)
+                self.metadata.update(sane(known.sections))
                 self._resolve(batch.time_range[0])
                 resolved = True
             if self.window and len(batch):

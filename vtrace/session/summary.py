@@ -185,12 +185,12 @@ def _stage_rows(stages: Mapping[str, Any]) -> dict[str, Row]:
         histogram = stages.get(name)
         if histogram is None or not histogram.count:
             continue
-        p50, p90, p99 = (int(histogram.percentile(p)) for p in (50, 90, 99))
+        p50, p90, p99 = (round(float(p)) for p in histogram.percentiles((50, 90, 99)))
         rows[name] = {
             "count": int(histogram.count),
             "p50_ns": p50,
             "p90_ns": p90,
             "p99_ns": p99,
-            "max_ns": int(histogram.max),
+            "max_ns": int(histogram.max_ns),
         }
     return rows

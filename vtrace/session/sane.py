@@ -1,0 +1,158 @@
+"""Metadata put into the shape that its users expect; what makes no sense is left out.
+
+A recording comes from elsewhere. Its reader sees to it that a section is an object or a list of
+objects; what stands in them is looked at here, once, so that nobody else has to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from vtrace.model import Direction
+
+__all__ = ["not_probed", "sane"]
+
+MOST_QUEUES: Final = 1 << 16
+
+_TEXTS: Final = ("vm", "device", "name", "backend", "ring", "interface", "role")
+_NUMBERS: Final = ("pid", "size", "ifindex", "generation", "features")
+
+# Time of a lifecycle -> probe points without which nobody can see it.
+_POINTS: Final = {
+    "kick_ns": ("ioeventfd_write",),
+    "enqueue_ns": ("tun_net_xmit",),
+    "wake_ns": ("vhost_poll_wakeup",),
+    "run_ns": ("handle_rx_kick", "handle_tx_kick", "handle_rx_net", "handle_tx_net"),
+    "backend_ns": ("tun_recvmsg", "tun_sendmsg"),
+    "signal_ns": ("vhost_notify",),
+    "irq_ns": ("irqfd_wakeup",),
+}
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and 0 <= value < 1 << 63 else 0
+
+
+def _queues(section: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for key, queue in section.items():
+        if not (key.isascii() and key.isdigit() and len(key) < 6 and isinstance(queue, dict)):
+            continue
+        if int(key) >= MOST_QUEUES:
+            continue
+        row = dict(queue)
+        for name in _TEXTS:
+            if name in row and not isinstance(row[name], str):
+                row[name] = "" if row[name] is None else str(row[name])
+        for name in _NUMBERS:
+            if name in row:
+                row[name] = _count(row[name])
+        # A ring has at most 2^15 descriptors.
+        row["size"] = row.get("size", 0) if row.get("size", 0) <= 1 << 15 else 0
+        if row.get("direction") not in set(Direction):
+            row["direction"] = Direction.NONE.value
+        found[str(int(key))] = row
+    return found
+
+
+def _counts(section: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("produced", "received", "lost")
+    return {
+        key: {name: _count(kind.get(name)) for name in names}
+        for key, kind in section.items()
+        if isinstance(kind, dict)
+    }
+
+
+def _calls(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: {name: _count(call.get(name)) for name in ("entry", "return")}
+        for key, call in section.items()
+        if isinstance(call, dict)
+    }
+
+
+def _threads(section: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for key, thread in section.items():
+        if not isinstance(thread, dict):
+            continue
+        row = dict(thread)
+        for name in ("comm", "role", "vm"):
+            if name in row and not isinstance(row[name], str):
+                row[name] = str(row[name])
+        if type(row.get("vcpu")) is not int or not 0 <= row["vcpu"] < 1 << 32:
+            row.pop("vcpu", None)
+        found[key] = row
+    return found
+
+
+def _loss(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if _count(value) or value == 0}
+
+
+def _objects(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if isinstance(value, dict)}
+
+
+def _names(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if isinstance(value, str)}
+
+
+def _exits(section: list[Any]) -> list[Any]:
+    found = []
+    for row in section:
+        if not isinstance(row, dict) or not isinstance(row.get("reason"), int | str):
+            continue
+        vcpu = row.get("vcpu")
+        found.append(
+            {
+                **row,
+                "vm": str(row.get("vm", "")),
+                "vcpu": vcpu if type(vcpu) is int and vcpu >= 0 else None,
+                "count": _count(row.get("count")),
+                "total_ns": _count(row.get("total_ns")),
+            }
+        )
+    return found
+
+
+_SANE: Final[dict[str, tuple[type, Callable[[Any], Any]]]] = {
+    "queues": (dict, _queues),
+    "counts": (dict, _counts),
+    "calls": (dict, _calls),
+    "threads": (dict, _threads),
+    "loss": (dict, _loss),
+    "probes": (dict, _objects),
+    "places": (dict, _names),
+    "reasons": (dict, _names),
+    "comms": (dict, _names),
+    "exits": (list, _exits),
+    "host": (dict, dict),
+    "capture": (dict, dict),
+    "clock": (list, list),
+}
+
+
+def sane(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata in which every known section has its shape."""
+    found: dict[str, Any] = {}
+    for name, section in meta.items():
+        shape, clean = _SANE.get(name, (object, lambda section: section))
+        found[name] = clean(section) if isinstance(section, shape) else shape()
+    return found
+
+
+def not_probed(probes: Mapping[str, Any]) -> list[str]:
+    """Return the times of a lifecycle that no probe looked for, by the section ``probes``."""
+    blind = []
+    for time, points in _POINTS.items():
+        states = [
+            probe.get("state")
+            for name, probe in probes.items()
+            if name.partition(":")[0] in points and isinstance(probe, dict)
+        ]
+        if states and all(state != "attached" for state in states):
+            blind.append(time)
+    return blind
