@@ -57,7 +57,7 @@ bench: ## Measure this host: cost per probe, events a second, loss (root)
 
 record-examples: ## Record examples/traces anew, in the test host
 	@$(MAKE) --no-print-directory setup
-	@$(BIN)/python -m tests.testbed record-examples $(ARGS)
+	@$(BIN)/python -m tests.host.record_examples $(ARGS)
 
 constraints: ## Take the newest Python packages that pyproject.toml allows
 	@tools/constraints

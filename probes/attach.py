@@ -48,8 +48,6 @@ class Request:
     """Size of each of the two rings."""
     each_exit: bool = False
     programs: tuple[str, ...] = ()
-    hold_reader_s: float = 0.0
-    """Read nothing for so long after attaching: provokes loss, for tests."""
 
 
 class Attached:
@@ -222,7 +220,6 @@ def _serve(
         name_queue=host.name_queue,
         name_thread=host.name_thread,
         static={"capture": asdict(request), "vms": host.vms_json},
-        hold_s=request.hold_reader_s,
     )
     say(ready=True)
     feeder = _Feeder(TraceWriter(data, compression="none"), source)

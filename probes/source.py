@@ -83,14 +83,12 @@ class LiveSource:
         poll_s: float = 0.02,
         batch_rows: int = 65_536,
         batch_s: float = 0.5,
-        hold_s: float = 0.0,
     ) -> None:
         self._loaded = loaded
         self._kernel = kernel
         self._name_queue, self._name_thread = name_queue, name_thread
         self._threads: dict[int, dict[str, Any]] = {}
         self._merger = Merger(loaded.options.snap_bytes)
-        self._hold_s = hold_s
         self._poll_s, self._batch_rows, self._batch_s = poll_s, batch_rows, batch_s
         self._received = np.zeros(len(Kind), np.int64)
         self._drained_ns = 0
@@ -121,9 +119,6 @@ class LiveSource:
         The first batch has no rows: it carries what does not change.
         """
         yield EventBatch.empty(self._start | self._changes())
-        held_until = time.monotonic() + self._hold_s
-        while time.monotonic() < held_until and not stop():
-            time.sleep(self._poll_s)
         due = time.monotonic() + self._batch_s
         while not stop():
             time.sleep(self._poll_s)

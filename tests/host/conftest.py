@@ -59,7 +59,8 @@ def timed(host: Host, cases: dict[str, Case], name: str) -> Iterator[SimpleNames
 def start_recording(host: Host, *options: str, name: str = "run") -> tuple[Job, float]:
     """Start the recorder and return when every probe is attached."""
     began = time.monotonic()
-    job = host.start(f"cd / && exec python3 -m vtrace record -w /share/{name}.vtrace " + " ".join(options))
+    words = " ".join(options)
+    job = host.start(f"cd / && exec python3 -m vtrace record -w /share/{name}.vtrace {words}")
     job.wait_for("recording into", timeout=START_S)
     return job, time.monotonic() - began
 

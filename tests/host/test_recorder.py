@@ -58,12 +58,14 @@ def test_host_is_left_clean(lab: Host, guest: Guest, how: str) -> None:
 
 
 def test_overflow_is_counted_and_pairs_nothing_wrongly(lab: Host, guest: Guest) -> None:
-    job, _ = start_recording(
-        lab, "--ring-size", "64KB", "--hold-reader", "9s", "--no-sched", name="overflow"
-    )
-    for _ in range(3):
+    job, _ = start_recording(lab, "--ring-size", "64KB", "--no-sched", name="overflow")
+    reader = lab.run(f"pgrep -P {job.pid}").out.strip()
+    lab.run(f"kill -STOP {reader}")
+    try:
         assert udp(lab, guest, 401, pps=400).lost == 0
-    time.sleep(4)
+    finally:
+        lab.run(f"kill -CONT {reader}")
+    time.sleep(1)
     assert udp(lab, guest, 101).lost == 0
     stop_recording(job)
     rows = read_rows(lab.share / "overflow.vtrace")

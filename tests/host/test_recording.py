@@ -1,5 +1,7 @@
 """What the probes recorded equals what sender, receiver and kernel counted, on each kernel."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,9 @@ def _joined(rows: Rows, queue: int) -> list[int]:
     return [int(p) for p in rows.chains_of(queue)["packet"] if int(p) in ours]
 
 
-@pytest.mark.parametrize(("name", "kind", "side"), [("rx0", Kind.ENQUEUE, "towards"), ("tx0", Kind.DELIVER, "away")])
+@pytest.mark.parametrize(
+    ("name", "kind", "side"), [("rx0", Kind.ENQUEUE, "towards"), ("tx0", Kind.DELIVER, "away")]
+)
 def test_quiet_packets_each_in_one_complete_lifecycle(
     recording: Recording, name: str, kind: Kind, side: str
 ) -> None:
@@ -83,8 +87,9 @@ def test_quiet_times_are_in_the_order_of_the_stages(recording: Recording) -> Non
         chains = rows.chains_of(rows.queue("cpx", name))
         # A chain that came while the worker ran shares its wake and run: they lie before it.
         compared = order[order.index("pop") :]
-        for earlier, later in zip(compared, compared[1:], strict=False):
-            both = np.isin(chains[f"{earlier}_state"], seen) & np.isin(chains[f"{later}_state"], seen)
+        for earlier, later in itertools.pairwise(compared):
+            both = np.isin(chains[f"{earlier}_state"], seen)
+            both &= np.isin(chains[f"{later}_state"], seen)
             assert both.any(), f"{earlier} and {later} were never seen together"
             assert (chains[f"{earlier}_ns"][both] <= chains[f"{later}_ns"][both]).all()
 
@@ -96,7 +101,8 @@ def test_stopped_every_packet_is_accounted_for(recording: Recording) -> None:
     queue = rows.queue("cpx", "rx0")
     drops = rows.of(Kind.DROP, queue)
     reasons = rows.metadata.section("reasons")
-    full = [p for p, r in zip(drops["packet"], drops["ret"], strict=True) if reasons[str(r)] == "FULL_RING"]
+    named = [reasons[str(number)] for number in drops["ret"]]
+    full = [p for p, r in zip(drops["packet"], named, strict=True) if r == "FULL_RING"]
     delivered = truth.guest["link.rx_packets"]
     assert len(full) == truth.host["link.tx_dropped"]
     assert set(map(int, full)) <= ours

@@ -92,7 +92,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ring-size", type=power_of_two, default=32 << 20, metavar="SIZE", help="of each ring")
     add("--max-loss", type=int, metavar="N", help="exit code 3 if more than N records are lost")
     add("--quiet", action="store_true", help="say nothing but errors")
-    add("--hold-reader", type=seconds, default=0.0, help=argparse.SUPPRESS)
     add("command", nargs="*", metavar="-- COMMAND", help="record as long as this runs")
 
 
@@ -144,7 +143,6 @@ def _attach(args: argparse.Namespace) -> Any:
         ring_bytes=args.ring_size,
         each_exit=args.exits,
         programs=programs,
-        hold_reader_s=args.hold_reader,
     )
     return attach(request, lambda text: _say(args, text))
 

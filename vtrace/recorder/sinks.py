@@ -105,7 +105,7 @@ class RotatingSink:
         due = (
             self._rotate_bytes and self._writer.bytes_written >= self._rotate_bytes
         ) or (self._rotate_s and time.monotonic() - self._opened >= self._rotate_s)
-        if due and len(batch):
+        if due and len(batch) and self._writer.batches_written:
             self._done_bytes += self._writer.bytes_written
             self._writer.close()
             self._writer = self._open()
@@ -152,10 +152,10 @@ class FlightSink:
                 self.triggered_ns = int(hits[0])
             self._until = int(hits[-1]) + self._after_ns
         self._held.append(batch)
-        if newest and newest <= self._until:
-            self._write_held()
         while len(self._held) > 1 and newest - self._last_time(self._held[0]) > self._hold_ns:
             self._held.popleft()
+        if newest and newest <= self._until:
+            self._write_held()
 
     def _triggers(self, batch: EventBatch) -> Any:
         hit = batch["kind"] == self._kind

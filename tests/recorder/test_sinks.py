@@ -1,0 +1,128 @@
+"""Rotation and the flight recorder, on batches made here."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+
+from parsers import wire
+from parsers.batch import EventBatch
+from parsers.tracefile import TraceWriter, open_trace
+from vtrace.model import Kind
+from vtrace.recorder.sinks import FlightSink, RotatingSink, record
+
+QUEUES = {"queues": {"1": {"id": 1, "direction": "rx"}, "2": {"id": 2, "direction": "tx"}}}
+
+
+def batch(start_s: float, kinds: list[Kind], *, queue: int = 1, meta=None) -> EventBatch:
+    records = np.zeros(len(kinds), wire.RECORD)
+    records["time"] = int(start_s * 1e9) + np.arange(len(kinds)) * 1000
+    records["kind"] = kinds
+    records["queue"] = queue
+    made = EventBatch.from_records(records)
+    made.meta = meta or {}
+    return made
+
+
+def times(path) -> list[float]:
+    with open_trace(path) as trace:
+        return [int(t) / 1e9 for b in trace.batches() for t in b["time"]]
+
+
+def test_each_rotated_file_can_be_read_alone(tmp_path):
+    sink = RotatingSink(str(tmp_path / "run.vtrace"), rotate_bytes=6000)
+    for second in range(8):
+        meta = QUEUES if second == 0 else {"loss": {"late": second}}
+        sink.write(batch(second, [Kind.POP] * 500, meta=meta))
+    sink.close()
+    files = sorted(tmp_path.iterdir())
+    assert len(files) > 2
+    rows = 0
+    for path in files:
+        with open_trace(path) as trace:
+            rows += sum(map(len, trace.batches()))
+            assert trace.metadata.section("queues") == QUEUES["queues"]
+            assert trace.complete
+    assert rows == 8 * 500
+
+
+def test_only_the_newest_files_are_kept(tmp_path):
+    sink = RotatingSink(str(tmp_path / "run.vtrace"), rotate_bytes=6000, keep=2)
+    for second in range(12):
+        sink.write(batch(second, [Kind.POP] * 500))
+    sink.close()
+    files = list(tmp_path.iterdir())
+    assert len(files) == 2
+    assert max(t for path in files for t in times(path)) >= 11
+
+
+@pytest.mark.parametrize(
+    ("trigger", "kind", "queue"),
+    [("drop", Kind.DROP, 1), ("refuse", Kind.REFUSE, 1), ("starved", Kind.EMPTY, 1)],
+)
+def test_flight_recorder_keeps_what_was_before_and_behind(tmp_path, trigger, kind, queue):
+    path = tmp_path / "box.vtrace"
+    sink = FlightSink(lambda: RotatingSink(str(path)), 3.0, trigger, 2.0)
+    for second in range(20):
+        kinds = [Kind.POP, kind if second == 10 else Kind.USED]
+        sink.write(batch(second, kinds, queue=queue, meta=QUEUES if second == 0 else None))
+    sink.close()
+    kept = times(path)
+    assert 6.9 <= min(kept) <= 8
+    assert 12 <= max(kept) < 13
+    with open_trace(path) as trace:
+        list(trace.batches())
+        assert trace.metadata.section("queues") == QUEUES["queues"]
+
+
+def test_an_empty_transmit_ring_is_no_starvation(tmp_path):
+    path = tmp_path / "box.vtrace"
+    sink = FlightSink(lambda: RotatingSink(str(path)), 3.0, "starved", 1.0)
+    sink.write(batch(0, [Kind.EMPTY], queue=2, meta=QUEUES))
+    sink.close()
+    assert not path.exists()
+    assert sink.triggered_ns is None
+
+
+class FakeAttached:
+    """The reading side of an attach process that has sent all it will."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = io.BytesIO(data)
+        self.stopped = self.closed = False
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def failure(self) -> None:
+        return None
+
+
+def stream(*batches: EventBatch) -> bytes:
+    read, write = os.pipe()
+    with TraceWriter(write, compression="none") as writer:
+        for one in batches:
+            writer.write(one)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        return pipe.read()
+
+
+def test_record_reports_loss_and_a_recorder_that_was_killed(tmp_path):
+    counts = {"POP": {"produced": 12, "received": 5, "lost": 7}}
+    lossy = batch(1, [Kind.POP] * 5, meta={"counts": counts, "loss": {"late": 2}})
+    attached = FakeAttached(stream(lossy))
+    totals = record(attached, RotatingSink(str(tmp_path / "a.vtrace")), lambda *_: False)
+    assert (totals.events, totals.lost, totals.late) == (5, 7, 2)
+    assert "lost 7" in totals.sentence()
+    assert "before it was told to" in str(totals.failure)
+    assert attached.closed
+    ended = batch(2, [Kind.POP], meta={"end": {"reason": "stopped"}})
+    sink = RotatingSink(str(tmp_path / "b.vtrace"))
+    totals = record(FakeAttached(stream(lossy, ended)), sink, lambda *_: False)
+    assert totals.failure is None
+    assert times(tmp_path / "b.vtrace")[-1] == pytest.approx(2.0)
