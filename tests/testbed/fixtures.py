@@ -18,6 +18,7 @@ from tests.testbed.guest import Guest
 from tests.testbed.host import Host
 from tests.testbed.suites import SUITES
 
+_REASON_LENGTH = 200
 _TIMEOUT = 900
 """Seconds for one test: the first may have to build the image and boot twice."""
 
@@ -74,7 +75,7 @@ def pytest_runtest_makereport(
 
 def unavailable(error: LabError) -> None:
     """End a test for which there is no test host: a failure in CI, else a skip."""
-    reason = f"no test host: {str(error).splitlines()[0]}"
+    reason = f"no test host: {' '.join(str(error).split())[:_REASON_LENGTH]}"
     if os.environ.get("CI", "").lower() in {"1", "true", "yes"}:
         pytest.fail(f"no test host: {error}", pytrace=False)
     pytest.skip(reason)

@@ -16,7 +16,7 @@ from typing import Final
 
 from tests.testbed import kernels
 from tests.testbed.apt import sources
-from tests.testbed.errors import LabError
+from tests.testbed.errors import LabError, MissingPiece
 from tests.testbed.suites import (
     PACKAGES,
     PYTHON_PACKAGES,
@@ -109,7 +109,13 @@ def _unpack_packages(suite: Suite, root: Path) -> None:
                 check=False,
             )
     if maker.returncode or tar.returncode:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
+        talk = log.read_text(errors="replace")
+        if "unable to pick chroot mode" in talk:
+            raise MissingPiece(
+                "an image is built as root, or by a user with lines in /etc/subuid "
+                "and /etc/subgid (apt-get install uidmap)"
+            )
+        tail = "\n".join(talk.splitlines()[-12:])
         raise LabError(f"mmdebstrap {suite.name} failed:\n{tail}")
 
 

@@ -30,6 +30,8 @@ _PACKAGE_OF: Final = {
     "xz": "xz-utils",
     "zstd": "zstd",
 }
+# By the time that setpriv has asked for the signal, the parent may be gone.
+_UNLESS_ORPHAN: Final = '[ "$PPID" = "$0" ] && exec "$@"'
 _PATH: Final = os.pathsep.join(
     (os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin")
 )
@@ -92,7 +94,11 @@ def spawn(command: Sequence[str | Path], log: Path) -> subprocess.Popen[bytes]:
     """
     with log.open("wb") as out:
         return subprocess.Popen(
-            _found(["setpriv", "--pdeathsig", "KILL", "--", *_found(command)]),
+            [
+                *_found(["setpriv", "--pdeathsig", "KILL", "--"]),
+                *("/bin/sh", "-c", _UNLESS_ORPHAN, str(os.getpid())),
+                *_found(command),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
