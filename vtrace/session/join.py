@@ -30,6 +30,9 @@ LINGER_NS: Final = 100_000_000
 
 CHAIN_ENDS: Final = ("pop_ns", "used_ns", "signal_ns", "irq_ns")
 
+FEW: Final = 1 << 15
+"""Ended packets that may wait for more before they are let go."""
+
 MAX_OPEN: Final = 1 << 18
 """Packets that are kept open: more than the chains that the tracker may hold back."""
 
@@ -84,6 +87,7 @@ class PacketJoin:
         max_open: int = MAX_OPEN,
     ) -> None:
         self.open = Packets(np.zeros(0, PACKET), Snaps.empty() if keep_bytes else None)
+        self._room = np.zeros(0, PACKET)
         self._keep_bytes = keep_bytes
         self._linger_ns = linger_ns
         self._max_open = max_open
@@ -98,10 +102,31 @@ class PacketJoin:
         first = np.isin(kinds, (Kind.ENQUEUE, Kind.REFUSE, Kind.DELIVER))
         rows = np.flatnonzero(first)
         if len(rows):
-            self.open = self.open.joined(self._packets(batch, rows))
+            self._append(self._packets(batch, rows))
         drops = np.flatnonzero(kinds == Kind.DROP)
         if len(drops):
             self._drop(batch, drops)
+
+    def _append(self, new: Packets) -> None:
+        if self._keep_bytes:
+            self.open = self.open.joined(new)
+            return
+        # Rows are large and many stay: they are put behind the others, not copied with them.
+        count, total = len(self.open), len(self.open) + len(new)
+        if total > len(self._room):
+            self._room = np.zeros(max(2 * total, 1024), PACKET)
+            self._room[:count] = self.open.rows
+        self._room[count:total] = new.rows
+        self.open = Packets(self._room[:total], None)
+
+    def _keep(self, index: NDArray[Any]) -> None:
+        # What is given out is never written to again.
+        if self._keep_bytes:
+            self.open = self.open.take(index)
+            return
+        self._room = np.zeros(max(2 * len(index), 1024), PACKET)
+        self._room[: len(index)] = self.open.rows[index]
+        self.open = Packets(self._room[: len(index)], None)
 
     def _packets(self, batch: EventBatch, rows: NDArray[Any]) -> Packets:
         made = np.zeros(len(rows), PACKET)
@@ -172,7 +197,7 @@ class PacketJoin:
         alone = np.ones(len(drops), np.bool_)
         alone[taken] = False
         if alone.any():
-            self.open = self.open.joined(self._packets(batch, drops[alone]))
+            self._append(self._packets(batch, drops[alone]))
 
     def chains(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
         """Join chains to the packets they carried: rows of ``open.rows``, -1 for none."""
@@ -213,15 +238,19 @@ class PacketJoin:
         surplus = len(rows) - int(done.sum()) - self._max_open
         if surplus > 0:
             done[np.flatnonzero(~done)[:surplus]] = True
-        if not done.any():
+        # Many at a time, as all others have to move up.
+        count = int(done.sum())
+        if not count or (surplus <= 0 and count < min(len(rows) // 4, FEW)):
             return self.open.take(np.zeros(0, np.int64))
         gone = self.open.take(np.flatnonzero(done))
-        self.open = self.open.take(np.flatnonzero(~done))
+        self._keep(np.flatnonzero(~done))
         return gone
 
     def finish(self) -> Packets:
         """Return all that is left."""
-        rest, self.open = self.open, self.open.take(np.zeros(0, np.int64))
+        rest = self.open
+        self._room = np.zeros(0, PACKET)
+        self.open = rest.take(np.zeros(0, np.int64))
         return rest
 
 
