@@ -174,20 +174,22 @@ class Recording:
         if not any(sizes):
             raise ValueError("sizes: at least one above 0")
         made = []
-        at = turn = 0
+        at = turn = told = 0
+        defects = len(self.lost) or len(self.missed)
         while at < len(self.records) or not made:
             n = sizes[turn % len(sizes)]
             turn += 1
             batch = EventBatch.from_records(self.records[at : at + n])
             batch.number = len(made)
             at += n
-            upto = int(self.records["time"][:at].max(initial=0))
-            whole = self.meta(upto)
-            # A section is there where it is new or has changed.
+            # A section is there where it is new or has changed; counters come now and then.
             if not made:
-                batch.meta = whole
-            elif len(self.lost) or len(self.missed):
-                batch.meta = {name: whole[name] for name in ("counts", "calls")}
+                batch.meta = self.meta(int(self.records["time"][:at].max(initial=0)))
+                told = at
+            elif defects and at - told > len(self.records) // 16:
+                upto = int(self.records["time"][:at].max(initial=0))
+                batch.meta = {"counts": self.counts(upto), "calls": self.calls(upto)}
+                told = at
             made.append(batch)
         made[-1].meta |= {name: v for name, v in self.meta().items() if name != "queues"}
         return made

@@ -118,9 +118,9 @@ class Scenario:
     sched: bool = False
     exits: bool = False
     svm: bool = False
-    write_late: bool = True
-    """ENQUEUE and REFUSE, whose time is the entry, are written at the return: behind the WAKE
-    within, as the probes do."""
+    write_late: bool = False
+    """ENQUEUE and REFUSE, whose time is the entry, take their sequence number at the return: behind
+    the WAKE within, so that a CPU's numbers are not in the order of its times."""
     packet_start: int = 0
     seq_start: int = 0
 

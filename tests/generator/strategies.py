@@ -108,7 +108,6 @@ def scenarios(draw: st.DrawFn, *, controls: bool = True, hostile: bool = True,
         sched=draw(st.booleans()),
         exits=draw(st.booleans()),
         svm=draw(st.booleans()),
-        write_late=draw(st.booleans()),
         packet_start=draw(st.sampled_from((0, 2**32 - 50))),
         seq_start=draw(st.sampled_from((0, 12345))),
     )
