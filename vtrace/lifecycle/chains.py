@@ -14,6 +14,7 @@ from vtrace.lifecycle.codes import (
     F_CUT,
     LOST,
     NOT_APPLICABLE,
+    NP_BACKEND,
     NP_KICK,
     NP_RUN,
     NP_WAKE,
@@ -149,7 +150,11 @@ def set_kick(s: Any, k: Any, row: Any) -> Any:
             q["kicked"] = 1
         return
     at = find_kick(s, k, row["position"])
-    if at >= 0:
+    blind = kick_at(s, at)["blind"] if at >= 0 else q["blind_ns"]
+    if blind > row["avail_lo_ns"]:
+        # A kick came, but what it announced could not be read.
+        row["kick_state"] = LOST
+    elif at >= 0:
         kick = kick_at(s, at)
         row["kick_ns"] = kick["time"]
         row["kick_tid"] = kick["tid"]
@@ -158,9 +163,6 @@ def set_kick(s: Any, k: Any, row: Any) -> Any:
     elif row["avail_lo_ns"] == 0 and not q["started"]:
         row["kick_state"] = LOST
         partial(s, row, NP_KICK)
-    elif q["blind_ns"] > row["avail_lo_ns"]:
-        # A kick came, but what it announced could not be read.
-        row["kick_state"] = LOST
     else:
         row["kick_state"] = SUPPRESSED
 
@@ -298,7 +300,10 @@ def give_up_join(s: Any, k: Any, count: Any) -> Any:
         position = q["join"] + n
         row = popped_at(s, k, position)
         if row["live"] == 1 and row["position"] == position:
-            row["trust"] = AMBIGUOUS
+            if q["join_sure"]:
+                row["trust"] = AMBIGUOUS
+            else:
+                partial(s, row, NP_BACKEND)
             row["joined"] = 1
             row["backend_state"] = LOST
             if q["direction"] == D_RX:

@@ -182,6 +182,7 @@ def start(s: Any, k: Any, now: Any, e: Any) -> Any:
     if q["used_known"] == SURE and (q["used"] & 0xFFFF) != e["used"]:
         same = False
     q["started"] = 1
+    q["join_sure"] = 1
     # vhost interrupts at the first used chain in any case.
     q["signalled_known"] = 0
     if same:
@@ -316,6 +317,9 @@ def advance(state: Any, c: Any, first: Any) -> Any:
                     return MORE_HEADS, i
         if now >= s["tick"] and not tick(s, now):
             return DRAIN, i
+        if s["marked"]:
+            gap(s, s["now"] - SLACK_NS, now + SLACK_NS)
+            s["marked"] = 0
         s["now"] = now
         s["events"] += 1
         sequence(s, np.int64(c.cpu[i]), np.int64(c.seq[i]), now)
@@ -332,8 +336,8 @@ def advance(state: Any, c: Any, first: Any) -> Any:
 
 
 @kernel
-def end(state: Any, lost: Any, slot: Any) -> Any:
-    """The recording is over: ``lost`` records are missing in all. Finish all chains from a slot on.
+def end(state: Any, slot: Any) -> Any:
+    """The recording is over: finish all chains from a slot on.
 
     From -1 on in the first call. Return the next slot; there is no room to hold the chains of more.
     """
@@ -343,7 +347,9 @@ def end(state: Any, lost: Any, slot: Any) -> Any:
         for n in range(s["cpus"]):
             while cpu_at(s, number_at(s, n)["number"])["hole_ns"]:
                 close_hole(s, number_at(s, n)["number"], s["now"])
-        if lost > s["missing"]:
+        if s["marked"]:
+            gap(s, s["now"] - SLACK_NS, s["now"])
+        if s["lost"] > s["missing"]:
             # After the last record of some CPU.
             for n in range(s["cpus"]):
                 gap(s, cpu_at(s, number_at(s, n)["number"])["last_ns"] - SLACK_NS, s["now"])

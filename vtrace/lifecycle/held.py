@@ -12,6 +12,7 @@ from vtrace.lifecycle.codes import (
     HOLD_NS,
     HOLE_NS,
     LOST,
+    NOT_APPLICABLE,
     SEEN_NS,
     SLACK_NS,
     TICK_NS,
@@ -23,6 +24,7 @@ from vtrace.lifecycle.memory import (
     cpu_at,
     hold_at,
     number_at,
+    popped_at,
     queue_at,
 )
 
@@ -30,27 +32,51 @@ __all__ = ["close_hole", "gap", "push", "queue_gap", "ready", "release", "room",
 
 
 @kernel
-def mark_hold(s: Any, begin: Any) -> Any:
+def strike(row: Any, begin: Any, end: Any) -> Any:
+    # Something was lost near the chain. A packet that it was given then may be another's.
+    row["trust"] = AMBIGUOUS
+    if row["joined"] and row["pop_ns"] <= end and row["backend_ns"] >= begin:
+        row["packet"] = 0
+        row["backend_ns"] = 0
+        row["backend_state"] = LOST
+        row["enqueue_ns"] = 0
+        if row["enqueue_state"] != NOT_APPLICABLE:
+            row["enqueue_state"] = LOST
+
+
+@kernel
+def mark_hold(s: Any, begin: Any, end: Any) -> Any:
     at = s["pushed"] - 1
     while at >= max(s["frozen"], s["taken"]):
         row = hold_at(s, at)
         if row["pushed"] < begin:
             return
-        if row["settled"] >= begin:
-            row["trust"] = AMBIGUOUS
+        if row["settled"] >= begin and row["start"] <= end:
+            strike(row, begin, end)
         at -= 1
 
 
 @kernel
-def mark_after(s: Any, begin: Any, slot: Any) -> Any:
-    q = queue_at(s, slot)
-    at = q["after_irq"] - 1
+def mark_queue(s: Any, k: Any, begin: Any, end: Any) -> Any:
+    # Chains that are used; then those that have a packet and are not: behind the last join.
+    q = queue_at(s, k)
+    at = q["after_n"] - 1
     while at >= q["after_first"]:
-        row = after_at(s, slot, at)
-        if row["settled"] < begin:
-            return
-        row["trust"] = AMBIGUOUS
+        row = after_at(s, k, at)
+        if at < q["after_irq"] and row["settled"] < begin:
+            break
+        if row["start"] <= end:
+            strike(row, begin, end)
         at -= 1
+    position = q["join"] - 1
+    idle = 0
+    while position >= max(q["position"] - q["cap"], 0) and idle < 64:
+        row = popped_at(s, k, position)
+        if row["live"] == 1 and row["position"] == position:
+            strike(row, begin, end)
+            idle = 0
+        idle += 1
+        position -= 1
 
 
 @kernel
@@ -58,9 +84,17 @@ def gap(s: Any, begin: Any, end: Any) -> Any:
     """Records were lost between two times, nobody knows of which queue."""
     s["gaps"] += 1
     s["gap_end"] = max(s["gap_end"], end)
-    mark_hold(s, begin)
+    mark_hold(s, begin, end)
     for slot in range(s["slots"]):
-        mark_after(s, begin, slot)
+        mark_queue(s, slot, begin, end)
+
+
+@kernel
+def seq_gap(s: Any, begin: Any, end: Any, count: Any) -> Any:
+    # A filtered file has gaps too: they count where the counters of the probes tell of a loss.
+    if s["lost"] > s["missing"] or s["losing"]:
+        s["missing"] += count
+        gap(s, begin, end)
 
 
 @kernel
@@ -71,7 +105,7 @@ def queue_gap(s: Any, k: Any, begin: Any, end: Any) -> Any:
     """
     q = queue_at(s, k)
     q["gap_end"] = max(q["gap_end"], end)
-    mark_after(s, begin, k)
+    mark_queue(s, k, begin, end)
 
 
 @kernel
@@ -86,10 +120,11 @@ def skip_seen(c: Any) -> Any:
 def close_hole(s: Any, number: Any, now: Any) -> Any:
     """Take the next sequence numbers of a CPU for lost, up to one that came."""
     c = cpu_at(s, number)
-    gap(s, c["last_ns"] - SLACK_NS, c["hole_ns"] + SLACK_NS)
+    count = 0
     while c["ahead"] and not c["seen"][c["next"] & (SEQ_WINDOW - 1)]:
         c["next"] += 1
-        s["missing"] += 1
+        count += 1
+    seq_gap(s, c["last_ns"] - SLACK_NS, c["hole_ns"] + SLACK_NS, count)
     skip_seen(c)
     c["last_ns"] = max(c["last_ns"], c["hole_ns"])
     c["hole_ns"] = now if c["ahead"] else 0
@@ -142,8 +177,7 @@ def sequence(s: Any, number: Any, seq: Any, now: Any) -> Any:
         close_hole(s, number, now)
         ahead = (seq - c["next"]) & 0xFFFFFFFF
     if ahead >= SEQ_WINDOW:
-        gap(s, c["last_ns"] - SLACK_NS, now + SLACK_NS)
-        s["missing"] += ahead
+        seq_gap(s, c["last_ns"] - SLACK_NS, now + SLACK_NS, ahead)
         c["next"] = seq
         ahead = 0
     if ahead == 0:

@@ -91,7 +91,7 @@ QUEUE: Final = np.dtype(
             "wake_kick_avail", "run_kick", "run_kick_tid", "run_kick_avail",
             "run_ns", "run_wake", "run_floor", "run_socket", "run_first", "run_knows",
             # Joins: first position not yet joined; frames of the SEND under way.
-            "join", "frames", "frames_bad", "frames_ever",
+            "join", "join_sure", "frames", "frames_bad", "frames_ever",
             # Used: the act under way and the ring of what waits for signal, irq, seen.
             "act", "act_ns", "act_first", "act_count",
             "after_first", "after_signal", "after_irq", "after_seen", "after_n", "irq_due",
@@ -148,6 +148,7 @@ GLOBAL: Final = np.dtype(
             "first_ns", "now", "begun", "from_start", "slots", "cpus", "missing", "gaps",
             "gap_end", "tick", "tick_slot", "pushed", "taken", "frozen", "most_heads", "not_probed",
             "wanted_queue", "wanted_heads", "late", "events", "hold_rows",
+            "lost", "losing", "marked",
             # Addresses.
             *_POOLS,
         )
@@ -155,7 +156,9 @@ GLOBAL: Final = np.dtype(
 )  # fmt: skip
 
 CHANGE: Final = np.dtype([("value", "i8"), ("time", "i8"), ("before", "i8")])
-KICKED: Final = np.dtype([("value", "i8"), ("time", "i8"), ("tid", "i8"), ("served", "i8")])
+KICKED: Final = np.dtype(
+    [("value", "i8"), ("time", "i8"), ("tid", "i8"), ("served", "i8"), ("blind", "i8")]
+)
 FRAME: Final = np.dtype([("time", "i8"), ("packet", "u4"), ("length", "u4")])
 
 
@@ -170,7 +173,8 @@ class Columns(NamedTuple):
     ret: Array
     room: Array
     queue: Array
-    count: Array  # type: ignore[assignment]  # a tuple has a method of that name
+    # A tuple has a method of that name.
+    count: Array  # type: ignore[assignment]
     head: Array
     avail: Array
     position: Array

@@ -87,7 +87,7 @@ def _copy(_context: Any, _to: Any, _from: Any) -> Any:
 @kernel
 def copy_row(to: Any, row: Any) -> Any:
     """Copy a chain over another."""
-    _copy(to, row)
+    _copy(to, row)  # type: ignore[call-arg]  # numba gives the context
 
 
 @kernel

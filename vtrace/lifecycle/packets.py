@@ -101,9 +101,12 @@ def recv(s: Any, k: Any, now: Any, e: Any) -> Any:
         return
     length = max(e["length"], e["ret"])
     if doubtful(s, k) or not fits(s, k, count, length):
-        queue_gap(s, k, pending_row(s, k, 0)["pop_ns"], now)
+        if q["join_sure"]:
+            queue_gap(s, k, pending_row(s, k, 0)["pop_ns"], now)
         give_up_join(s, k, count)
+        q["join_sure"] = 1
         return
+    q["join_sure"] = 1
     for n in range(count):
         row = pending_row(s, k, n)
         row["joined"] = 1
@@ -172,10 +175,12 @@ def send(s: Any, k: Any, now: Any, e: Any) -> Any:
     if fit and not bad and frames == count and waiting > count:
         fit = same_overhead(s, k, count)
     if bad or not fit or doubtful(s, k):
-        if not fit:
+        if not fit and q["join_sure"]:
             queue_gap(s, k, pending_row(s, k, 0)["pop_ns"], now)
         give_up_join(s, k, waiting)
+        q["join_sure"] = 1
         return
+    q["join_sure"] = 1
     for n in range(count):
         row = pending_row(s, k, n)
         row["joined"] = 1

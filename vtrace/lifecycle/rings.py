@@ -119,6 +119,8 @@ def note_kick(s: Any, k: Any, value: Any, now: Any, tid: Any) -> Any:
     kick["time"] = now
     kick["tid"] = tid
     kick["served"] = 0
+    kick["blind"] = q["blind_ns"]
+    q["blind_ns"] = 0
     q["kick_n"] += 1
     q["kick_avail"] = value
 

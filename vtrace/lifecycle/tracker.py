@@ -55,6 +55,7 @@ class Tracker:
         self._sums = Sums()
         self._known: dict[int, tuple[int, int]] = {}
         self._lost = 0
+        self._dropped = 0
         self._finished = False
         self._not_probed = [
             name
@@ -81,8 +82,14 @@ class Tracker:
     def _learn_all(self, meta: Mapping[str, Any]) -> None:
         for key, queue in meta.get("queues", {}).items():
             self._learn(int(key), queue.get("direction", ""), int(queue.get("size", 0)))
+        lost = int(self._state.one[0]["lost"])
         if "counts" in meta:
             self._lost = sum(int(kind.get("lost", 0)) for kind in meta["counts"].values())
+        if "loss" in meta:
+            self._dropped = int(meta["loss"].get("dropped_records", 0))
+        one = self._state.one[0]
+        one["lost"] = max(lost, self._lost + self._dropped)
+        one["losing"] = one["lost"] > lost
 
     def _take(self, count: int) -> list[Array]:
         # The first held chains, as one or two pieces of the ring.
@@ -121,13 +128,21 @@ class Tracker:
                 self._reserve(int(one["wanted_queue"]), 0)
         return tables[0] if len(tables) == 1 else LifecycleTable.concat(tables)
 
+    def mark_gap(self) -> None:
+        """Say that events are missing between the last batch and the next one.
+
+        A damaged or missing batch: what is open becomes ambiguous, and so does what a count of
+        events would have to be carried over it for.
+        """
+        self._state.one[0]["marked"] = 1
+
     def finish(self) -> LifecycleTable:
         """Return the chains that are left: not yet safe, used but not seen, and in flight."""
         self._finished = True
         tables = []
         slot, slots = -1, int(self._state.one[0]["slots"])
         while slot < slots:
-            slot = engine.end(self._state.one, self._lost, slot)
+            slot = engine.end(self._state.one, slot)
             one = self._state.one[0]
             tables.append(self._table(self._take(int(one["pushed"] - one["taken"]))))
         return LifecycleTable.concat(tables)

@@ -113,6 +113,16 @@ def used_place(s: Any, k: Any, index: Any, now: Any, step: Any) -> Any:
 
 
 @kernel
+def same_user(s: Any, k: Any, row: Any) -> Any:
+    # After a loss, the head may be another chain's by now; unless the order of all says no.
+    q = queue_at(s, k)
+    gap_end = max(s["gap_end"], q["gap_end"])
+    if gap_end == 0 or gap_end < row["pop_ns"]:
+        return True
+    return q["skew_known"] and q["used"] - 1 - q["skew"] == row["position"]
+
+
+@kernel
 def used(s: Any, k: Any, now: Any, e: Any) -> Any:
     """The device returns a chain: one element of an act of ``count``."""
     q = queue_at(s, k)
@@ -134,7 +144,7 @@ def used(s: Any, k: Any, now: Any, e: Any) -> Any:
     used_place(s, k, e["used"], now, 1)
     head = e["head"]
     row = open_at(s, q["base"] + head)
-    if row["live"] == 0:
+    if row["live"] == 0 or not same_user(s, k, row):
         total_at(s, k)["unknown_used"] += 1
         return
     if row["live"] == 2:
