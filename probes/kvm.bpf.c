@@ -34,10 +34,13 @@ static __always_inline void vt_bootstrap_eventfd(u64 ctx)
 			break;
 		KREAD(next, next, 0);
 	}
-	if (vq)
-		vt_queue(vq);
-	else
-		eventfds.insert(&ctx, &other);
+	if (vq) {
+		/* One that is not wanted is remembered as such; one without a backend may come yet. */
+		struct queue_state *q = vt_queue(vq);
+		if (!q || q->id)
+			return;
+	}
+	eventfds.insert(&ctx, &other);
 }
 
 int vt_kick(struct pt_regs *ctx)

@@ -74,10 +74,17 @@ def stop_recording(job: Job, signal: int = 2) -> str:
 
 
 def watch_with_bpftrace(host: Host) -> Job:
-    """Count, with another tool, what our probes count: hits of ioeventfds and irqfds."""
+    """Count, with another tool and at other points, what our probes count.
+
+    A kick is an ioeventfd that woke vhost; an interrupt an irqfd that vhost signalled.
+    """
     script = (
-        "kretprobe:ioeventfd_write / retval == 0 / { @kicks = count(); } "
-        "kprobe:irqfd_wakeup / (arg3 & 1) == 1 / { @interrupts = count(); } "
+        "kprobe:ioeventfd_write { @kicking[tid] = 1; } "
+        "kretprobe:ioeventfd_write { delete(@kicking[tid]); } "
+        "kprobe:vhost_poll_wakeup / @kicking[tid] / { @kicks = count(); } "
+        "kprobe:vhost_add_used_and_signal_n { @signalling[tid] = 1; } "
+        "kretprobe:vhost_add_used_and_signal_n { delete(@signalling[tid]); } "
+        "kprobe:irqfd_wakeup / @signalling[tid] && (arg3 & 1) / { @interrupts = count(); } "
     )
     job = host.start(f"exec bpftrace -B none -f json -e '{script}'")
     job.wait_for("attached_probes", timeout=90)
