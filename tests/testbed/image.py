@@ -37,13 +37,7 @@ _MERGED_USR: Final = Path("/usr/share/mmdebstrap/hooks/merged-usr")
 _FREE_BYTES: Final = 1 << 30
 _LOADER: Final = "/lib64/ld-linux-x86-64.so.2"
 # dash, as the shell of busybox prefers its own ip to the one beside it.
-_GUEST_PROGRAMS: Final = (
-    "/bin/busybox",
-    "/bin/dash",
-    "/sbin/ethtool",
-    "/sbin/ip",
-    "/sbin/tc",
-)
+_GUEST_PROGRAMS: Final = ("/bin/dash", "/sbin/ethtool", "/sbin/ip", "/sbin/tc")
 _ETC: Final = {
     "etc/hostname": "lab\n",
     "etc/hosts": "127.0.0.1 localhost lab\n::1 localhost\n",
@@ -109,13 +103,13 @@ def _unpack_packages(suite: Suite, root: Path) -> None:
                 check=False,
             )
     if maker.returncode or tar.returncode:
-        talk = log.read_text(errors="replace")
-        if "unable to pick chroot mode" in talk:
+        said = log.read_text(errors="replace")
+        if "unable to pick chroot mode" in said:
             raise MissingPiece(
                 "an image is built as root, or by a user with lines in /etc/subuid "
                 "and /etc/subgid (apt-get install uidmap)"
             )
-        tail = "\n".join(talk.splitlines()[-12:])
+        tail = "\n".join(said.splitlines()[-12:])
         raise LabError(f"mmdebstrap {suite.name} failed:\n{tail}")
 
 
@@ -137,9 +131,10 @@ def _take_programs(root: Path, parts: Path) -> None:
     """Copy the programs of a guest to parts/bin, what they link to parts/lib."""
     for folder in ("bin", "lib"):
         (parts / folder).mkdir(parents=True)
+    shutil.copy(root / "bin/busybox", parts / "bin")  # links to nothing
     for program in _GUEST_PROGRAMS:
         shutil.copy(root / program[1:], parts / "bin")
-        listed = call([*_inside(root), _LOADER, "--list", program], check=False)
+        listed = call([*_inside(root), _LOADER, "--list", program])
         for library in re.findall(r"(/\S+) \(0x", listed):
             shutil.copy(root / library[1:], parts / "lib")
 
