@@ -270,7 +270,7 @@ class LiveSource:
         }
 
     def _thread(self, tid: int, pid: int, role: str) -> dict[str, Any]:
-        if tid not in self._threads:
+        if "vm" not in self._threads.get(tid, {}):
             entry = {"comm": self._comm(tid), "role": role, "pid": pid}
             self._threads[tid] = entry | self._name_thread({"tid": tid, "pid": pid})
         return self._threads[tid]

@@ -43,16 +43,27 @@ class HostNames:
 
     def name_queue(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Return the names of a queue that the kernel knows by process and interface."""
-        key = (entry["pid"], entry["interface"])
         found = self._find(entry)
-        if not found and key not in self._looked_for:
-            self._looked_for.add(key)
-            self._vms = discover()
+        if not found and self._look_again((entry["pid"], entry["interface"])):
             found = self._find(entry)
         return found
 
     def name_thread(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Return the VM of a thread, and which of its vCPUs it is."""
+        found = self._find_thread(entry)
+        if not found and self._look_again((entry["pid"], "")):
+            found = self._find_thread(entry)
+        return found
+
+    def _look_again(self, key: tuple[int, str]) -> bool:
+        # A VM that is not known is looked for once.
+        if key in self._looked_for:
+            return False
+        self._looked_for.add(key)
+        self._vms = discover()
+        return True
+
+    def _find_thread(self, entry: dict[str, Any]) -> dict[str, Any]:
         for vm in self._vms:
             if vm.pid != entry["pid"]:
                 continue
