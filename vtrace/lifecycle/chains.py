@@ -36,6 +36,7 @@ from vtrace.lifecycle.memory import (
     order_at,
     popped_at,
     queue_at,
+    wait_at,
 )
 from vtrace.lifecycle.rings import (
     avail_window,
@@ -50,13 +51,15 @@ from vtrace.lifecycle.rings import (
 __all__ = [
     "close_open",
     "end_chain",
+    "forget_wait",
     "give_up_join",
     "hand_back",
+    "no_longer",
     "partial",
-    "pending",
     "place",
     "pop",
     "touched",
+    "waiting_row",
 ]
 
 
@@ -111,6 +114,8 @@ def close_open(s: Any, k: Any, reset: Any) -> Any:
         if row["live"] == 1:
             end_chain(s, k, row, O_RESET if reset else O_IN_FLIGHT)
         elif row["live"] == 2:
+            if not reset and row["trust"] == COMPLETE:
+                row["trust"] = PARTIAL
             end_chain(s, k, row, O_DISCARDED)
 
 
@@ -127,12 +132,12 @@ def place(s: Any, k: Any, index: Any, now: Any) -> Any:
             q["position"] += ahead
             if q["position"] < 0:
                 q["position"] += 0x10000
-            q["join"] = q["position"]
-            q["frames_bad"] = 1
+            if s["strict"]:
+                q["waiting"] = 0
+                q["frames_bad"] = 1
     else:
         known = q["position_known"] != UNKNOWN
         q["position"] = unwrap(q["position"], index) if known else index
-        q["join"] = q["position"]
         q["position_known"] = SURE
     q["position_ns"] = now
 
@@ -141,9 +146,10 @@ def place(s: Any, k: Any, index: Any, now: Any) -> Any:
 def set_kick(s: Any, k: Any, row: Any) -> Any:
     q = queue_at(s, k)
     if q["direction"] == D_RX:
-        # A refill: the kick that the run came from, if it announced this buffer.
+        # A refill: the kick that the run came from, if that announced this buffer.
         row["kick_state"] = NOT_APPLICABLE
-        if not q["run_socket"] and q["run_kick"] and q["run_kick_avail"] > row["position"]:
+        at = find_kick(s, k, row["position"])
+        if at >= 0 and not q["run_socket"] and kick_at(s, at)["time"] == q["run_kick"]:
             row["kick_ns"] = q["run_kick"]
             row["kick_tid"] = q["run_kick_tid"]
             row["kick_state"] = SHARED if q["kicked"] else SEEN
@@ -187,6 +193,16 @@ def set_run(s: Any, k: Any, row: Any) -> Any:
 
 
 @kernel
+def forget_wait(s: Any, k: Any, head: Any) -> Any:
+    """Take a chain, and those popped before it, off those that wait for a packet."""
+    q = queue_at(s, k)
+    for n in range(q["waiting"]):
+        if wait_at(s, k, n)["number"] == head:
+            no_longer(s, k, n + 1)
+            return
+
+
+@kernel
 def pop(s: Any, k: Any, now: Any, e: Any) -> Any:
     """The device took a chain. Its head is within the queue's share of the pools."""
     q = queue_at(s, k)
@@ -211,6 +227,8 @@ def pop(s: Any, k: Any, now: Any, e: Any) -> Any:
     if row["live"] and not again:
         # The driver has it back, so it was used; that record is missing.
         queue_gap(s, k, row["start"], now)
+        row["trust"] = AMBIGUOUS
+        forget_wait(s, k, head)
         end_chain(s, k, row, O_DISCARDED if row["live"] == 2 else O_USED)
     if not again:
         row["position"] = position
@@ -257,6 +275,9 @@ def pop(s: Any, k: Any, now: Any, e: Any) -> Any:
         start = min(start, row["avail_lo_ns"])
     row["start"] = start
     order_at(s, k, position)["number"] = head
+    if q["waiting"] < q["cap"]:
+        wait_at(s, k, q["waiting"])["number"] = head
+        q["waiting"] += 1
     q["position"] = position + 1
 
 
@@ -267,7 +288,8 @@ def hand_back(s: Any, k: Any, now: Any, e: Any) -> Any:
     if q["position_known"] == SURE:
         q["position"] = max(q["position"] - e["count"], 0)
     place(s, k, e["position"], now)
-    q["join"] = min(q["join"], q["position"])
+    while q["waiting"] > 0 and waiting_row(s, k, q["waiting"] - 1)["position"] >= q["position"]:
+        q["waiting"] -= 1
     for n in range(min(e["count"], q["cap"])):
         position = q["position"] + n
         row = popped_at(s, k, position)
@@ -275,37 +297,41 @@ def hand_back(s: Any, k: Any, now: Any, e: Any) -> Any:
             row["live"] = 2
             row["handed_back"] += 1
             row["joined"] = 0
+            row["packet"] = 0
+            row["backend_ns"] = 0
+            row["backend_state"] = NOT_APPLICABLE
+            row["enqueue_ns"] = 0
+            row["enqueue_state"] = NOT_APPLICABLE
 
 
 @kernel
-def still_popped(s: Any, k: Any, position: Any) -> Any:
-    row = popped_at(s, k, position)
-    return row["live"] == 1 and row["position"] == position
+def waiting_row(s: Any, k: Any, n: Any) -> Any:
+    """Return the n-th popped chain that waits for a packet."""
+    return open_at(s, queue_at(s, k)["base"] + wait_at(s, k, n)["number"])
 
 
 @kernel
-def pending(s: Any, k: Any) -> Any:
-    """Return how many popped chains wait for the next RECV or SEND."""
+def no_longer(s: Any, k: Any, count: Any) -> Any:
+    """Take the first chains off those that wait for a packet."""
     q = queue_at(s, k)
-    while q["join"] < q["position"] and not still_popped(s, k, q["join"]):
-        q["join"] += 1
-    return q["position"] - q["join"]
+    for n in range(count, q["waiting"]):
+        wait_at(s, k, n - count)["number"] = wait_at(s, k, n)["number"]
+    q["waiting"] -= count
 
 
 @kernel
-def give_up_join(s: Any, k: Any, count: Any) -> Any:
-    """Leave chains without a packet: which of them belongs to which cannot be told."""
+def give_up_join(s: Any, k: Any) -> Any:
+    """Leave all chains that wait without a packet: which belongs to which cannot be told."""
     q = queue_at(s, k)
-    for n in range(count):
-        position = q["join"] + n
-        row = popped_at(s, k, position)
-        if row["live"] == 1 and row["position"] == position:
-            if q["join_sure"]:
-                row["trust"] = AMBIGUOUS
-            else:
-                partial(s, row, NP_BACKEND)
-            row["joined"] = 1
-            row["backend_state"] = LOST
-            if q["direction"] == D_RX:
-                row["enqueue_state"] = LOST
-    q["join"] += count
+    for n in range(q["waiting"]):
+        row = waiting_row(s, k, n)
+        if not q["join_sure"]:
+            partial(s, row, NP_BACKEND)
+        elif s["strict"]:
+            row["trust"] = AMBIGUOUS
+        row["joined"] = 1
+        row["backend_state"] = LOST
+        if q["direction"] == D_RX:
+            row["enqueue_state"] = LOST
+    q["waiting"] = 0
+    q["join_sure"] = 1

@@ -81,7 +81,6 @@ def first_sight(s: Any, k: Any, e: Any) -> Any:
     q = queue_at(s, k)
     if q["position_known"] == UNKNOWN and e["flags"] & F_POSITION:
         q["position"] = e["position"]
-        q["join"] = q["position"]
         q["position_known"] = SOFT
     if q["used_known"] == UNKNOWN and e["flags"] & F_USED:
         q["used"] = e["used"]
@@ -111,7 +110,6 @@ def kick(s: Any, k: Any, now: Any, e: Any) -> Any:
     value = look(s, k, now, e)
     q["kick_ns"] = now
     q["kick_tid"] = e["tid"]
-    q["kick_newest"] = value
     if value >= 0:
         note_kick(s, k, value, now, e["tid"])
     else:
@@ -132,7 +130,6 @@ def wake(s: Any, k: Any, now: Any, e: Any) -> Any:
         q["wake0"] = now
         q["wake_kick"] = q["kick_ns"]
         q["wake_kick_tid"] = q["kick_tid"]
-        q["wake_kick_avail"] = q["kick_newest"]
 
 
 @kernel
@@ -152,7 +149,6 @@ def run(s: Any, k: Any, now: Any, e: Any) -> Any:
         q["wake0"] = 0
         q["run_kick"] = q["wake_kick"]
         q["run_kick_tid"] = q["wake_kick_tid"]
-        q["run_kick_avail"] = q["wake_kick_avail"]
         q["wake_kick"] = 0
     q["run_knows"] = q["run_floor"] != 0 or q["started"]
     q["run_ns"] = now
@@ -201,8 +197,9 @@ def start(s: Any, k: Any, now: Any, e: Any) -> Any:
     q["skew"] = q["used"] - q["position"]
     q["skew_known"] = 1
     q["proven"] = 0
-    q["join"] = q["position"]
+    q["waiting"] = 0
     q["frames"] = 0
+    q["frames_seen"] = 0
     q["frames_bad"] = 0
     q["act_first"] = 0
     q["act_count"] = 0
@@ -261,6 +258,7 @@ def step(s: Any, k: Any, kind: Any, now: Any, e: Any) -> Any:
     elif kind == STOP:
         drop_after(s, k, False)
         close_open(s, k, True)
+        q["waiting"] = 0
         q["run_ns"] = 0
     if kind in (KICK, POP, EMPTY, SIGNAL, ENABLE):
         if not q["skew_known"]:
@@ -320,6 +318,7 @@ def advance(state: Any, c: Any, first: Any) -> Any:
         if s["marked"]:
             gap(s, s["now"] - SLACK_NS, now + SLACK_NS)
             s["marked"] = 0
+            s["strict"] = not s["sparse"]
         s["now"] = now
         s["events"] += 1
         sequence(s, np.int64(c.cpu[i]), np.int64(c.seq[i]), now)

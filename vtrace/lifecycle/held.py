@@ -58,7 +58,7 @@ def mark_hold(s: Any, begin: Any, end: Any) -> Any:
 
 @kernel
 def mark_queue(s: Any, k: Any, begin: Any, end: Any) -> Any:
-    # Chains that are used; then those that have a packet and are not: behind the last join.
+    # Chains that are used; then those that are popped and not.
     q = queue_at(s, k)
     at = q["after_n"] - 1
     while at >= q["after_first"]:
@@ -68,7 +68,7 @@ def mark_queue(s: Any, k: Any, begin: Any, end: Any) -> Any:
         if row["start"] <= end:
             strike(row, begin, end)
         at -= 1
-    position = q["join"] - 1
+    position = q["position"] - 1
     idle = 0
     while position >= max(q["position"] - q["cap"], 0) and idle < 64:
         row = popped_at(s, k, position)
@@ -103,6 +103,9 @@ def queue_gap(s: Any, k: Any, begin: Any, end: Any) -> Any:
 
     Chains that were through with their interrupt and proven to be consumed before stand.
     """
+    if not s["strict"]:
+        # Nothing is on record as lost: a filter has picked what is here.
+        return
     q = queue_at(s, k)
     q["gap_end"] = max(q["gap_end"], end)
     mark_queue(s, k, begin, end)

@@ -85,15 +85,15 @@ QUEUE: Final = np.dtype(
             # What was seen of the driver's index: newest value, when last; the ring of changes.
             "avail", "avail_known", "avail_ns", "obs_n", "obs_at", "obs_low",
             "kick_n", "kick_at", "kick_low", "kicked", "blind_ns", "kick_ns", "kick_avail",
-            "kick_tid", "kick_newest",
+            "kick_tid",
             # Worker: per work item (0 kick, 1 socket) its wake and its run; the run under way.
             "wake0", "wake1", "last_run0", "last_run1", "wake_kick", "wake_kick_tid",
-            "wake_kick_avail", "run_kick", "run_kick_tid", "run_kick_avail",
+            "run_kick", "run_kick_tid",
             "run_ns", "run_wake", "run_floor", "run_socket", "run_first", "run_knows",
-            # Joins: first position not yet joined; frames of the SEND under way.
-            "join", "join_sure", "frames", "frames_bad", "frames_ever",
+            # Joins: chains that wait for theirs; frames of the SEND under way.
+            "waiting", "join_sure", "frames", "frames_seen", "frames_bad", "frames_ever",
             # Used: the act under way and the ring of what waits for signal, irq, seen.
-            "act", "act_ns", "act_first", "act_count",
+            "act", "act_ns", "act_first", "act_count", "act_seen",
             "after_first", "after_signal", "after_irq", "after_seen", "after_n", "irq_due",
             "signalled", "signalled_known", "gap_end",
             # Notifications.
@@ -138,7 +138,7 @@ NUMBER: Final = np.dtype([("number", "i4")])
 
 _POOLS: Final = (
     "slot", "queue", "total", "open", "order", "after", "frames", "changes", "kicks", "hold",
-    "cpu", "numbers", "packets", "event",
+    "waits", "cpu", "numbers", "packets", "event",
 )  # fmt: skip
 
 GLOBAL: Final = np.dtype(
@@ -148,7 +148,7 @@ GLOBAL: Final = np.dtype(
             "first_ns", "now", "begun", "from_start", "slots", "cpus", "missing", "gaps",
             "gap_end", "tick", "tick_slot", "pushed", "taken", "frozen", "most_heads", "not_probed",
             "wanted_queue", "wanted_heads", "late", "events", "hold_rows",
-            "lost", "losing", "marked",
+            "lost", "losing", "marked", "strict", "sparse",
             # Addresses.
             *_POOLS,
         )
@@ -189,7 +189,8 @@ class State(NamedTuple):
     """Everything that lasts from batch to batch.
 
     A queue owns ``cap`` places from ``base`` in the pools ``open`` (by head), ``order`` (head by
-    position), ``after`` (used chains in order), ``frames``; twice that in ``changes``, ``kicks``.
+    position), ``after`` (used chains in order), ``frames``, ``waits``; twice that in ``changes`` and
+    ``kicks``.
     """
 
     one: Array  # GLOBAL, 1
@@ -200,6 +201,7 @@ class State(NamedTuple):
     order: Array  # NUMBER
     after: Array  # ROW
     frames: Array  # FRAME
+    waits: Array  # NUMBER: heads in the order of their pops, till joined
     changes: Array  # CHANGE
     kicks: Array  # KICKED
     hold: Array  # ROW: ring of finished chains
@@ -220,6 +222,7 @@ def new_state() -> State:
         order=np.zeros(0, NUMBER),
         after=np.zeros(0, ROW),
         frames=np.zeros(0, FRAME),
+        waits=np.zeros(0, NUMBER),
         changes=np.zeros(0, CHANGE),
         kicks=np.zeros(0, KICKED),
         hold=np.zeros(HOLD_SPACE, ROW),
@@ -259,6 +262,7 @@ def _with_pools(state: State, end: int) -> State:
         order=_longer(state.order, end),
         after=_longer(state.after, end),
         frames=_longer(state.frames, end),
+        waits=_longer(state.waits, end),
         changes=_longer(state.changes, 2 * end),
         kicks=_longer(state.kicks, 2 * end),
     )
@@ -307,6 +311,7 @@ def grown(state: State, slot: int, cap: int) -> State:
     for head in np.flatnonzero(rows["live"]):
         state.order["number"][end + (int(rows["position"][head]) & (cap - 1))] = head
     state.frames[end : end + was] = state.frames[base : base + was]
+    state.waits[end : end + was] = state.waits[base : base + was]
     queue["base"], queue["cap"] = end, cap
     state.one[0]["most_heads"] = max(int(state.one[0]["most_heads"]), cap)
     return _placed(state)

@@ -47,6 +47,7 @@ __all__ = [
     "queue_at",
     "slot_at",
     "total_at",
+    "wait_at",
 ]
 
 
@@ -150,6 +151,12 @@ def order_at(s: Any, k: Any, position: Any) -> Any:
     """Return where the head of the chain at a position of the available ring stands."""
     q = queue_at(s, k)
     return _number(s["order"] + (q["base"] + (position & (q["cap"] - 1))) * _NUMBER)
+
+
+@kernel
+def wait_at(s: Any, k: Any, n: Any) -> Any:
+    """Return where the head of the n-th chain that waits for a packet stands."""
+    return _number(s["waits"] + (queue_at(s, k)["base"] + n) * _NUMBER)
 
 
 @kernel

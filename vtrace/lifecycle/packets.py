@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from vtrace.lifecycle.cachedir import kernel
-from vtrace.lifecycle.chains import give_up_join, partial, pending
+from vtrace.lifecycle.chains import (
+    forget_wait,
+    give_up_join,
+    no_longer,
+    partial,
+    waiting_row,
+)
 from vtrace.lifecycle.codes import (
     D_TX,
     F_BATCH,
@@ -20,7 +26,6 @@ from vtrace.lifecycle.layout import PACKET_SLOTS
 from vtrace.lifecycle.memory import (
     frame_at,
     packet_at,
-    popped_at,
     queue_at,
     total_at,
 )
@@ -60,17 +65,10 @@ def take_packet(s: Any, packet: Any) -> Any:
 
 
 @kernel
-def pending_row(s: Any, k: Any, n: Any) -> Any:
-    # The n-th chain that waits for a join.
-    q = queue_at(s, k)
-    return popped_at(s, k, q["join"] + n)
-
-
-@kernel
 def doubtful(s: Any, k: Any) -> Any:
     # Something was lost since the first of the chains that wait was popped.
     gap_end = max(s["gap_end"], queue_at(s, k)["gap_end"])
-    return gap_end >= pending_row(s, k, 0)["pop_ns"]
+    return gap_end > 0 and gap_end >= waiting_row(s, k, 0)["pop_ns"]
 
 
 @kernel
@@ -78,7 +76,7 @@ def fits(s: Any, k: Any, count: Any, length: Any) -> Any:
     # vhost takes chains till the packet has room, and not one more.
     room = 0
     for n in range(count):
-        row = pending_row(s, k, n)
+        row = waiting_row(s, k, n)
         if row["cut"]:
             return True
         if n and room >= length:
@@ -96,19 +94,19 @@ def recv(s: Any, k: Any, now: Any, e: Any) -> Any:
     good = e["ret"] >= 0
     if good:
         total_at(s, k)["packets"] += 1
-    count = pending(s, k)
+    count = q["waiting"]
     if count == 0:
         return
     length = max(e["length"], e["ret"])
-    if doubtful(s, k) or not fits(s, k, count, length):
+    sure = s["strict"] or not q["join_sure"]
+    if doubtful(s, k) or (sure and not fits(s, k, count, length)):
         if q["join_sure"]:
-            queue_gap(s, k, pending_row(s, k, 0)["pop_ns"], now)
-        give_up_join(s, k, count)
-        q["join_sure"] = 1
+            queue_gap(s, k, waiting_row(s, k, 0)["pop_ns"], now)
+        give_up_join(s, k)
         return
     q["join_sure"] = 1
     for n in range(count):
-        row = pending_row(s, k, n)
+        row = waiting_row(s, k, n)
         row["joined"] = 1
         row["backend_ns"] = now
         row["backend_state"] = SHARED if n else SEEN
@@ -121,7 +119,7 @@ def recv(s: Any, k: Any, now: Any, e: Any) -> Any:
             row["enqueue_state"] = LOST
             row["start"] = 0
             partial(s, row, NP_ENQUEUE)
-    q["join"] += count
+    no_longer(s, k, count)
 
 
 @kernel
@@ -130,18 +128,23 @@ def deliver(s: Any, k: Any, now: Any, e: Any) -> Any:
     q = queue_at(s, k)
     q["frames_ever"] = 1
     total_at(s, k)["packets"] += 1
-    if e["count"] == 0 and q["frames"]:
+    place = e["count"]
+    if place >= q["cap"]:
+        q["frames_bad"] = 1
+        return
+    if place < q["frames"]:
         # The SEND before has not shown its return.
         q["frames_bad"] = 1
         q["frames"] = 0
-    if e["count"] != q["frames"] or q["frames"] >= q["cap"]:
-        q["frames_bad"] = 1
-        return
-    frame = frame_at(s, q["base"] + q["frames"])
+        q["frames_seen"] = 0
+    for n in range(q["frames"], place):
+        frame_at(s, q["base"] + n)["time"] = 0
+    frame = frame_at(s, q["base"] + place)
     frame["time"] = now
     frame["packet"] = e["packet"]
     frame["length"] = e["length"]
-    q["frames"] += 1
+    q["frames"] = place + 1
+    q["frames_seen"] += 1
 
 
 @kernel
@@ -149,42 +152,65 @@ def same_overhead(s: Any, k: Any, count: Any) -> Any:
     # Every chain holds the same header before its frame.
     q = queue_at(s, k)
     for n in range(1, count):
-        one = pending_row(s, k, n - 1)["readable_bytes"] - frame_at(s, q["base"] + n - 1)["length"]
-        two = pending_row(s, k, n)["readable_bytes"] - frame_at(s, q["base"] + n)["length"]
+        one = waiting_row(s, k, n - 1)["readable_bytes"] - frame_at(s, q["base"] + n - 1)["length"]
+        two = waiting_row(s, k, n)["readable_bytes"] - frame_at(s, q["base"] + n)["length"]
         if one != two:
             return False
     return True
 
 
 @kernel
+def join_in_order(s: Any, k: Any, frames: Any) -> Any:
+    # As many frames as chains wait.
+    q = queue_at(s, k)
+    at = 0
+    for place in range(frames):
+        frame = frame_at(s, q["base"] + place)
+        if frame["time"]:
+            row = waiting_row(s, k, at)
+            row["joined"] = 1
+            row["packet"] = frame["packet"]
+            row["backend_ns"] = frame["time"]
+            row["backend_state"] = SEEN
+            at += 1
+    q["waiting"] = 0
+
+
+@kernel
 def send(s: Any, k: Any, now: Any, e: Any) -> Any:
     """The tap took the chains popped since the SEND before; a large one may wait for its own."""
     q = queue_at(s, k)
+    # Where the last frame entered, the places of all are those of their chains.
     frames = q["frames"]
+    seen = q["frames_seen"]
     bad = q["frames_bad"]
     q["frames"] = 0
+    q["frames_seen"] = 0
     q["frames_bad"] = 0
     count = e["count"]
     if e["ret"] >= 0 and not q["frames_ever"]:
         total_at(s, k)["packets"] += count
-    waiting = pending(s, k)
+    waiting = q["waiting"]
     if waiting == 0:
         return
     batch = e["flags"] & F_BATCH
     fit = waiting == count or (batch and waiting == count + 1)
-    if fit and not bad and frames == count and waiting > count:
+    if fit and not bad and seen == count and waiting > count:
         fit = same_overhead(s, k, count)
+    if not s["strict"] and not fit and 0 < seen == waiting:
+        # A filter has picked some of the batch.
+        join_in_order(s, k, frames)
+        return
     if bad or not fit or doubtful(s, k):
         if not fit and q["join_sure"]:
-            queue_gap(s, k, pending_row(s, k, 0)["pop_ns"], now)
-        give_up_join(s, k, waiting)
-        q["join_sure"] = 1
+            queue_gap(s, k, waiting_row(s, k, 0)["pop_ns"], now)
+        give_up_join(s, k)
         return
     q["join_sure"] = 1
     for n in range(count):
-        row = pending_row(s, k, n)
+        row = waiting_row(s, k, n)
         row["joined"] = 1
-        if frames == count:
+        if frames == count and frame_at(s, q["base"] + n)["time"]:
             frame = frame_at(s, q["base"] + n)
             row["packet"] = frame["packet"]
             row["backend_ns"] = frame["time"]
@@ -193,9 +219,9 @@ def send(s: Any, k: Any, now: Any, e: Any) -> Any:
             row["backend_ns"] = now
             row["backend_state"] = SHARED if n else SEEN
         else:
-            # The tap rejected some: which ones cannot be told.
+            # The tap rejected it, or another: which one may not be told.
             row["backend_state"] = LOST
-    q["join"] += count
+    no_longer(s, k, count)
 
 
 @kernel
@@ -209,7 +235,7 @@ def joined(s: Any, k: Any, row: Any) -> Any:
     if q["direction"] != D_TX:
         row["enqueue_state"] = LOST
     row["backend_state"] = LOST
-    if row["position"] >= q["join"]:
-        q["join"] = row["position"] + 1
-        q["frames"] = 0
+    forget_wait(s, k, row["head"])
+    q["frames"] = 0
+    q["frames_seen"] = 0
     return False

@@ -22,7 +22,7 @@ __all__ = ["Tracker"]
 
 Array = NDArray[Any]
 
-_DIRECTIONS: Final = {Direction.RX: 1, Direction.TX: 2}
+_DIRECTIONS: Final[dict[str, int]] = {Direction.RX: 1, Direction.TX: 2}
 _HEADS: Final = 256
 """Descriptors of a ring of which nothing is known yet; it grows."""
 
@@ -56,6 +56,8 @@ class Tracker:
         self._known: dict[int, tuple[int, int]] = {}
         self._lost = 0
         self._dropped = 0
+        self._missed = 0
+        self._sparse = False
         self._finished = False
         self._not_probed = [
             name
@@ -70,7 +72,7 @@ class Tracker:
     def _learn(self, number: int, direction: str, size: int) -> None:
         if not 0 < number < len(self._state.slot):
             return
-        known = size, _DIRECTIONS.get(Direction(direction), 0)
+        known = size, _DIRECTIONS.get(direction, 0)
         self._known[number] = known
         if self._state.slot["number"][number]:
             self._reserve(number, size)
@@ -87,9 +89,18 @@ class Tracker:
             self._lost = sum(int(kind.get("lost", 0)) for kind in meta["counts"].values())
         if "loss" in meta:
             self._dropped = int(meta["loss"].get("dropped_records", 0))
+            self._missed = int(meta["loss"].get("missed", 0))
+        if "capture" in meta:
+            capture = meta["capture"]
+            self._sparse = bool(capture.get("sparse") or capture.get("capture_filter"))
         one = self._state.one[0]
         one["lost"] = max(lost, self._lost + self._dropped)
         one["losing"] = one["lost"] > lost
+        one["sparse"] = self._sparse
+        if self._sparse:
+            one["strict"] = 0
+        elif one["lost"] or self._missed:
+            one["strict"] = 1
 
     def _take(self, count: int) -> list[Array]:
         # The first held chains, as one or two pieces of the ring.

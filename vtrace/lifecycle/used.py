@@ -59,7 +59,8 @@ def no_signal(s: Any, k: Any, ended: Any) -> Any:
         row["signal_state"] = LOST
         row["irq_state"] = LOST if missing else SUPPRESSED
         if missing and not ended:
-            row["trust"] = AMBIGUOUS
+            if s["strict"]:
+                row["trust"] = AMBIGUOUS
         elif missing and row["trust"] == COMPLETE:
             row["trust"] = PARTIAL
         q["after_signal"] += 1
@@ -113,13 +114,24 @@ def used_place(s: Any, k: Any, index: Any, now: Any, step: Any) -> Any:
 
 
 @kernel
-def same_user(s: Any, k: Any, row: Any) -> Any:
+def end_act(s: Any, k: Any, now: Any) -> Any:
+    # Of the act under way, were all elements recorded?
+    q = queue_at(s, k)
+    if q["act_seen"] < q["act_count"]:
+        queue_gap(s, k, q["act_ns"], now)
+        if s["strict"]:
+            q["used"] = max(q["used"], q["act_first"] + q["act_count"])
+    q["act_seen"] = q["act_count"]
+
+
+@kernel
+def same_user(s: Any, k: Any, row: Any, index: Any) -> Any:
     # After a loss, the head may be another chain's by now; unless the order of all says no.
     q = queue_at(s, k)
     gap_end = max(s["gap_end"], q["gap_end"])
     if gap_end == 0 or gap_end < row["pop_ns"]:
         return True
-    return q["skew_known"] and q["used"] - 1 - q["skew"] == row["position"]
+    return q["skew_known"] and index - q["skew"] == row["position"]
 
 
 @kernel
@@ -127,12 +139,8 @@ def used(s: Any, k: Any, now: Any, e: Any) -> Any:
     """The device returns a chain: one element of an act of ``count``."""
     q = queue_at(s, k)
     count = e["count"]
-    inside = ((e["used"] - q["act_first"]) & 0xFFFF) < count
-    if q["act"] == 0 or now != q["act_ns"] or count != q["act_count"] or not inside:
-        if q["act_first"] + q["act_count"] > q["used"] and q["used_known"] == SURE:
-            # Of the act before, not all elements were recorded.
-            q["used"] = max(q["used"], q["act_first"] + q["act_count"])
-            queue_gap(s, k, q["act_ns"], now)
+    if q["act"] == 0 or now != q["act_ns"] or count != q["act_count"]:
+        end_act(s, k, now)
         if q["after_signal"] < q["after_n"]:
             no_signal(s, k, False)
         settle(s, k, q["after_signal"])
@@ -141,16 +149,20 @@ def used(s: Any, k: Any, now: Any, e: Any) -> Any:
         q["act_ns"] = now
         q["act_first"] = q["used"]
         q["act_count"] = count
-    used_place(s, k, e["used"], now, 1)
+        q["act_seen"] = 0
+    index = max(q["act_first"] + signed16(e["used"] - q["act_first"]), 0)
+    q["used"] = max(q["used"], index + 1)
+    q["act_seen"] += 1
     head = e["head"]
     row = open_at(s, q["base"] + head)
-    if row["live"] == 0 or not same_user(s, k, row):
+    if row["live"] == 0 or not same_user(s, k, row, index):
         total_at(s, k)["unknown_used"] += 1
         return
-    if row["live"] == 2:
-        # It was popped again; that is missing.
-        row["trust"] = AMBIGUOUS
+    again = row["live"] == 2
     if not joined(s, k, row) and not s["not_probed"] & NP_BACKEND:
+        again = True
+    if again and s["strict"]:
+        # It was popped again, or its RECV or SEND came; that is missing.
         row["trust"] = AMBIGUOUS
     if q["after_n"] - q["after_first"] >= q["cap"]:
         give_way(s, k)
@@ -160,7 +172,7 @@ def used(s: Any, k: Any, now: Any, e: Any) -> Any:
     row["batch"] = q["act"]
     row["used_ns"] = now
     row["used_state"] = SEEN
-    row["used_index"] = q["used"] - 1
+    row["used_index"] = index
     row["seen_state"] = LOST
     row["live"] = 0
     copy_row(after_at(s, k, q["after_n"]), row)
@@ -187,9 +199,7 @@ def signal(s: Any, k: Any, now: Any, e: Any) -> Any:
     sent = e["ret"] == 1
     settle(s, k, q["after_signal"])
     if flags & F_USED:
-        if q["act_first"] + q["act_count"] > q["used"] and q["used_known"] == SURE:
-            q["used"] = q["act_first"] + q["act_count"]
-            queue_gap(s, k, q["act_ns"], now)
+        end_act(s, k, now)
         used_place(s, k, e["used"], now, 0)
     needed = sent
     if flags & F_EVENT_IDX:
