@@ -105,15 +105,16 @@ def end_chain(s: Any, k: Any, row: Any, outcome: Any) -> Any:
 def close_open(s: Any, k: Any, reset: Any) -> Any:
     """Finish all chains of a queue that are popped or handed back, oldest first."""
     q = queue_at(s, k)
-    for step in range(2 * q["cap"]):
-        # By position; then what a lost record has left out of order.
-        head = step - q["cap"]
-        if step < q["cap"]:
+    for step in range(3 * q["cap"]):
+        # Those popped by position, then those handed back; then what a loss has left out of order.
+        turn = step // q["cap"]
+        head = step - 2 * q["cap"]
+        if turn < 2:
             head = order_at(s, k, q["position"] + step)["number"]
         row = open_at(s, q["base"] + head)
-        if row["live"] == 1:
+        if row["live"] == 1 and turn != 1:
             end_chain(s, k, row, O_RESET if reset else O_IN_FLIGHT)
-        elif row["live"] == 2:
+        elif row["live"] == 2 and turn != 0:
             if not reset and row["trust"] == COMPLETE:
                 row["trust"] = PARTIAL
             end_chain(s, k, row, O_DISCARDED)

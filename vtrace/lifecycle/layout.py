@@ -189,8 +189,8 @@ class State(NamedTuple):
     """Everything that lasts from batch to batch.
 
     A queue owns ``cap`` places from ``base`` in the pools ``open`` (by head), ``order`` (head by
-    position), ``after`` (used chains in order), ``frames``, ``waits``; twice that in ``changes`` and
-    ``kicks``.
+    position), ``after`` (used chains in order), ``frames``, ``waits``; twice that in
+    ``changes`` and ``kicks``.
     """
 
     one: Array  # GLOBAL, 1
