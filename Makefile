@@ -51,9 +51,9 @@ lab: ## Open a shell in the test host, an emulated machine with a KVM guest
 	@$(MAKE) --no-print-directory setup
 	@$(BIN)/python -m tests.testbed lab $(ARGS)
 
-bench: ## Measure this host: cost per probe, events a second, loss (root)
+bench: ## Measure vtrace beside perf and bcc on this machine (docs/benchmarks.md)
 	@$(MAKE) --no-print-directory setup FOR="run record"
-	@$(BIN)/vtrace bench $(ARGS)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 record-examples: ## Record examples/traces anew, in the test host
 	@$(MAKE) --no-print-directory setup
