@@ -24,7 +24,7 @@ def main() -> int:
         udp(host, guest, COUNT)
         udp(guest, host, COUNT)
         shown = json.loads(host.run("bpftool -j prog show").out)
-        print(stop_recording(job))
+        print(stop_recording(host, job))
     rows = sorted(
         (p["name"], p["run_cnt"], p["run_time_ns"] / p["run_cnt"])
         for p in shown

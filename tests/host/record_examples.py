@@ -82,7 +82,7 @@ def main() -> int:
             said = case(host, guest)
             after = delta(before, host.counters(guest.tap))
             counted = _counted(after, delta(inside, guest.counters()))
-            stop_recording(job)
+            stop_recording(host, job)
             name = f"{case.__name__}.vtrace"
             shutil.copyfile(host.share / name, folder / name)
             what = (case.__doc__ or "").strip()

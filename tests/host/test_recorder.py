@@ -6,7 +6,7 @@ import time
 import pytest
 
 from parsers.tracefile import open_trace
-from tests.host.conftest import start_recording, stop_recording
+from tests.host.conftest import START_S, frozen, start_recording, stop_recording
 from tests.host.rows import read_rows, udp_packets
 from tests.testbed import Host, udp
 from tests.testbed.guest import Guest
@@ -27,7 +27,8 @@ CLEAN = {"programs": 0, "events": 0, "processes": 0}
 
 
 def test_doctors_table_is_what_attaching_does(lab: Host) -> None:
-    done = lab.run("cd / && python3 -m vtrace doctor --attach --json", timeout=120)
+    with frozen(lab):
+        done = lab.run("cd / && python3 -m vtrace doctor --attach --json", timeout=START_S)
     report = json.loads(done.out)
     points = [point for program in report["programs"] for point in program["points"]]
     assert len(points) > 25
@@ -43,13 +44,14 @@ def test_host_is_left_clean(lab: Host, guest: Guest, how: str) -> None:
     assert udp(lab, guest, 101).lost == 0
     time.sleep(1.5)
     if how == "SIGINT":
-        stop_recording(job)
+        stop_recording(lab, job)
     else:
-        lab.run(f"kill -9 {job.pid}")
-        job.join(10)
-        deadline = time.monotonic() + 10
-        while _left_behind(lab) != CLEAN and time.monotonic() < deadline:
-            time.sleep(0.2)
+        with frozen(lab):
+            lab.run(f"kill -9 {job.pid}")
+            job.join(10)
+            deadline = time.monotonic() + 10
+            while _left_behind(lab) != CLEAN and time.monotonic() < deadline:
+                time.sleep(0.2)
     assert _left_behind(lab) == CLEAN
     # What had been flushed can be read.
     with open_trace(lab.share / "clean.vtrace") as trace:
@@ -67,7 +69,7 @@ def test_overflow_is_counted_and_pairs_nothing_wrongly(lab: Host, guest: Guest) 
         lab.run(f"kill -CONT {reader}")
     time.sleep(1)
     assert udp(lab, guest, 101).lost == 0
-    stop_recording(job)
+    stop_recording(lab, job)
     rows = read_rows(lab.share / "overflow.vtrace")
     counts = rows.metadata.section("counts").values()
     produced, received, lost = (sum(c[k] for c in counts) for k in ("produced", "received", "lost"))
@@ -82,9 +84,9 @@ def test_overflow_is_counted_and_pairs_nothing_wrongly(lab: Host, guest: Guest) 
     assert len(set(packets)) == len(packets)
     sizes = chains["used_bytes"][complete]
     ours = udp_packets(rows, 7001)
-    assert {
-        int(size) for size, p in zip(sizes, packets, strict=True) if p in ours
-    } == {200 + 8 + 20 + 14 + 12}
+    assert {int(size) for size, p in zip(sizes, packets, strict=True) if p in ours} == {
+        200 + 8 + 20 + 14 + 12
+    }
 
 
 def test_capture_filter_keeps_whole_chains(lab: Host, guest: Guest) -> None:
@@ -96,7 +98,7 @@ def test_capture_filter_keeps_whole_chains(lab: Host, guest: Guest) -> None:
         udp(guest, lab, 109, port=7002),
     ]
     assert [r.lost for r in results] == [0, 0, 0, 0]
-    stop_recording(job)
+    stop_recording(lab, job)
     rows = read_rows(lab.share / "filtered.vtrace")
     assert udp_packets(rows, 7001) == set()
     for name, count in (("rx0", 103), ("tx0", 109)):
@@ -118,18 +120,19 @@ def test_bad_filter_is_one_sentence(lab: Host) -> None:
 
 def test_recorder_runs_as_the_invoking_user(lab: Host, guest: Guest) -> None:
     lab.run("rm -f /share/user.vtrace; mkdir -p /tmp/user && chown 1000:1000 /tmp/user")
-    job = lab.start(
-        "cd / && SUDO_UID=1000 SUDO_GID=1000 SUDO_USER=someone "
-        "exec python3 -m vtrace record --no-sched -w /tmp/user/user.vtrace"
-    )
-    job.wait_for("recording into", timeout=120)
+    with frozen(lab):
+        job = lab.start(
+            "cd / && SUDO_UID=1000 SUDO_GID=1000 SUDO_USER=someone "
+            "exec python3 -m vtrace record --no-sched -w /tmp/user/user.vtrace"
+        )
+        job.wait_for("recording into", timeout=START_S)
     uids = lab.run(
         "for p in $(pgrep -f 'vtrace [r]ecord'); do grep ^Uid /proc/$p/status; done"
     ).out.split("\n")
     effective = sorted(line.split()[2] for line in uids if line)
     assert effective == ["0", "1000"]
     assert udp(lab, guest, 31).lost == 0
-    stop_recording(job)
+    stop_recording(lab, job)
     assert lab.run("stat -c '%u %a' /tmp/user/user.vtrace").out.split() == ["1000", "600"]
 
 
