@@ -134,10 +134,14 @@ def rings(table: Table, options: argparse.Namespace) -> None:
         table.figure(f"{reader.name}: lost", reader.lost_share.scaled(100), "%")
     produced = [reader.produced_rate.median / 1e6 for reader in result.readers]
     table.note(f"produced {min(produced):.1f} to {max(produced):.1f} M/s; a ring of 32 MiB")
-    ours, theirs, _ = result.readers
-    table.facts["ring rate"] = ours.received_rate.median / theirs.received_rate.median
-    table.facts["ring cpu"] = ours.cpu_ns.median / theirs.cpu_ns.median
+    ours, keeping, counting = result.readers
+    for name, theirs in (("keeping", keeping), ("counting", counting)):
+        table.facts[f"rate to {name}"] = ours.received_rate.median / theirs.received_rate.median
+        table.facts[f"cpu to {name}"] = ours.cpu_ns.median / theirs.cpu_ns.median
+    # What the mapped ring could at best come to, had it taken all that was produced.
+    table.facts["possible"] = max(ours.produced_rate.values) / keeping.received_rate.median
     table.facts["ring lost"] = ours.lost_share.median
+    table.facts["ring lost at worst"] = max(ours.lost_share.values)
 
 
 def start(table: Table, options: argparse.Namespace) -> None:
