@@ -297,6 +297,9 @@ def hand_back(s: Any, k: Any, now: Any, e: Any) -> Any:
         if row["live"] == 1 and row["position"] == position:
             row["live"] = 2
             row["handed_back"] += 1
+            if not q["join_sure"]:
+                # The first of the recording: it may have been tried before that began.
+                partial(s, row, NP_BACKEND)
             row["joined"] = 0
             row["packet"] = 0
             row["backend_ns"] = 0
