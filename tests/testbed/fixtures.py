@@ -9,7 +9,7 @@ together, on one boot.
 """
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
@@ -19,6 +19,7 @@ from tests.testbed.host import Host
 from tests.testbed.suites import SUITES
 
 _REASON_LENGTH = 200
+_SHARED = "shared"
 _TIMEOUT = 900
 """Seconds for one test: the first may have to build the image and boot twice."""
 
@@ -81,6 +82,32 @@ def unavailable(error: LabError) -> None:
     pytest.skip(reason)
 
 
+def boot(suite: str, say: Callable[[str], None], *, with_guest: bool) -> Host:
+    """Boot a host, and the guest that tests share if they do.
+
+    KVM is first used when the first guest starts. Should the host hang then,
+    no test has seen it yet, and another one is booted, once.
+    """
+    for attempt in range(2):
+        host = Host.boot(suite, say=say)
+        try:
+            host.sync_source()
+            if with_guest:
+                host.guest(_SHARED)
+        except LabError as error:
+            host.keep_logs = True
+            host.close()
+            if attempt:
+                raise
+            say(f"{suite}: {error}; console: {host.console}; booting once more")
+        except BaseException:
+            host.close()
+            raise
+        else:
+            break
+    return host
+
+
 @pytest.fixture(scope="session", params=list(SUITES))
 def lab(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterator[Host]:
     """Yield a booted host of each suite, with the project's source in it."""
@@ -90,13 +117,15 @@ def lab(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterator
         with capture.global_and_fixture_disabled():
             print(f"\n{text}", flush=True)
 
+    wanted = any(
+        "guest" in getattr(item, "fixturenames", ()) for item in request.session.items
+    )
     try:
-        host = Host.boot(request.param, say=say)
+        host = boot(request.param, say, with_guest=wanted)
     except LabError as error:
         unavailable(error)
         return
     with host:
-        host.sync_source()
         yield host
         if host.keep_logs:
             say(f"{host.name}: consoles and share are kept in {host.folder}")
@@ -109,8 +138,4 @@ def guest(lab: Host) -> Guest:
     All tests share it: leave it as it was. A test that freezes, floods or kills
     a guest boots its own with `lab.guest`.
     """
-    try:
-        return lab.guest("shared")
-    except LabError as error:
-        unavailable(error)
-        raise
+    return lab.guests.get(_SHARED) or lab.guest(_SHARED)
