@@ -25,6 +25,7 @@ __all__ = ["LiveSource", "probe_states"]
 
 # struct queue_info of include/vtrace_bpf.h.
 _INFO = struct.Struct("<QQQIIIHBBBB16s6x")
+_MAX_IDS = 32768
 _ROLES = {1: Role.VIRTQUEUE, 2: Role.TAP, 3: Role.INTERFACE}
 _THREADS = {1: "vhost", 2: "vcpu"}
 _KINDS = [kind.name for kind in Kind]
@@ -96,6 +97,7 @@ class LiveSource:
         self._raw_queues: dict[int, bytes] = {}
         self._names: dict[str, str] = {}
         self._seen: dict[str, Any] = {}
+        self._probes = probe_states(loaded)
         self._start = {
             "host": {
                 "kernel": os.uname().release,
@@ -106,7 +108,7 @@ class LiveSource:
                 "mode": "full",
             },
             "reasons": {str(n): name for n, name in kernel.drop_reasons().items()},
-            "probes": probe_states(loaded),
+            "probes": self._probes,
             **(static or {}),
         }
         self.dropped_batches = 0
@@ -175,11 +177,15 @@ class LiveSource:
             "calls": {
                 name: {"entry": calls[entry], "return": calls[back]}
                 for name, entry, back in _PAIRS
-                if calls[entry]
+                if calls[entry] and self._paired(name)
             },
             "loss": {
                 "late": self._merger.late,
-                "missed": max(0, sum(calls[e] - calls[r] for _, e, r in _PAIRS)),
+                "missed": sum(
+                    max(0, calls[entry] - calls[back])
+                    for name, entry, back in _PAIRS
+                    if self._paired(name)
+                ),
                 "pending": sum(p - n for p, n in counts) - int(self._received.sum()),
                 "held": self._merger.held,
                 "dropped_batches": self.dropped_batches,
@@ -203,13 +209,18 @@ class LiveSource:
             self._seen["clock"] = [anchor]
         return changed
 
+    def _paired(self, name: str) -> bool:
+        # Without vhost_notify to probe there is no return to miss.
+        notify = self._probes.get("vhost_notify:return", {})
+        return name != "signal" or notify.get("state") == "attached"
+
     def _read_queues(self) -> dict[str, dict[str, Any]]:
         table = self._loaded.table("queue_info")
         counter = self._loaded.table("id_counter")
         cpus = os.cpu_count() or 1
         highest = max(counter[ctypes.c_int(0)], default=0) * cpus if counter else 0
         changed = False
-        for number in range(1, min(highest + cpus, 4096)):
+        for number in range(1, min(highest + cpus, _MAX_IDS)):
             raw = bytes(table[ctypes.c_int(number)])
             if self._raw_queues.get(number) == raw or not any(raw):
                 continue

@@ -14,7 +14,8 @@ enum skb_drop_reason { VTRACE_ANY_REASON };
 #ifndef SNAP_BYTES
 #define SNAP_BYTES 128
 #endif
-#define MAX_IDS 4096
+#define MAX_IDS 32768	/* ids are given out by each CPU on its own, so there are gaps */
+#define MAX_QUEUES 4096
 
 #define KREAD(dst, ptr, off) \
 	bpf_probe_read_kernel(&(dst), sizeof(dst), (void *)((u64)(ptr) + (off)))
@@ -137,10 +138,10 @@ BPF_PERCPU_ARRAY(calls, u64, CALL_COUNT);
 BPF_PERCPU_ARRAY(scratch, struct packet_record, 1);
 BPF_PERCPU_ARRAY(xmit, struct xmit_state, 1);
 BPF_PERCPU_ARRAY(xmit_record, struct packet_record, 1);
-BPF_HASH(queues, u64, struct queue_state, MAX_IDS);
+BPF_HASH(queues, u64, struct queue_state, MAX_QUEUES);
 BPF_ARRAY(queue_info, struct queue_info, MAX_IDS);
 BPF_HASH(eventfds, u64, struct eventfd_state, 16384);
-BPF_HASH(tfiles, u64, u32, MAX_IDS);
+BPF_HASH(tfiles, u64, u32, MAX_QUEUES);
 BPF_HASH(interfaces, u32, u32, 1024);
 BPF_HASH(tasks, u32, struct task_state, 16384);
 BPF_HASH(threads, u32, struct thread_role, 16384);

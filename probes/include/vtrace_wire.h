@@ -23,7 +23,7 @@
  * REFUSE      entry              queue packet length count ret      (tun_net_xmit dropped it; DROP has the reason)
  * RECV        return             queue packet length ret span       (ret: bytes copied, or -errno)
  * SEND        return             queue count length ret span        (count: packets in the batch)
- * DELIVER     now                queue packet length count          (a frame of SEND enters the host; count: its place in the batch, from 0)
+ * DELIVER     now                queue packet length count          (a frame of SEND enters the host; count: frames of the SEND before it)
  * USED        entry              queue head length count used position (used: index of this element; count: elements in the batch)
  * SIGNAL      return             queue ret used event? avail?       (ret: 1 interrupt the driver, 0 it asked for none)
  * IRQ         entry              queue address ret                  (address: MSI data << 32 | MSI address; ret: GSI)
