@@ -38,7 +38,7 @@ def test_live_tables_equal_those_of_the_file(lab: Host, guest: Guest, tmp_path: 
             time.sleep(0.2)
         early = live_out.stat().st_size
         with frozen(lab):
-            lab.run("pkill -INT -of 'vtrace [r]ecord'")
+            lab.run("pkill -INT -of '^python3 -m vtrace record'")
             job.join(60)
         assert decoder.wait(60) == 0, decoder.stderr.read()
         decoder.stderr.close()

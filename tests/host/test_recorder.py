@@ -19,7 +19,7 @@ def _left_behind(lab: Host) -> dict[str, int]:
     return {
         "programs": sum(p["type"] in ("kprobe", "tracepoint", "tracing") for p in programs),
         "events": len(lab.run("cat /sys/kernel/tracing/kprobe_events").out.split()),
-        "processes": len(lab.run("pgrep -f 'vtrace [r]ecord' || true").out.split()),
+        "processes": len(lab.run("pgrep -f '^python3 -m vtrace record' || true").out.split()),
     }
 
 
@@ -127,7 +127,7 @@ def test_recorder_runs_as_the_invoking_user(lab: Host, guest: Guest) -> None:
         )
         job.wait_for("recording into", timeout=START_S)
     uids = lab.run(
-        "for p in $(pgrep -f 'vtrace [r]ecord'); do grep ^Uid /proc/$p/status; done"
+        "for p in $(pgrep -f '^python3 -m vtrace record'); do grep ^Uid /proc/$p/status; done"
     ).out.split("\n")
     effective = sorted(line.split()[2] for line in uids if line)
     assert effective == ["0", "1000"]
