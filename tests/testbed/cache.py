@@ -29,8 +29,9 @@ from tests.testbed.system import digest
 __all__ = ["Build", "provide"]
 
 _ASK_AGAIN_AFTER: Final = 24 * 3600.0
-_IN_USE_FOR: Final = 600.0
-"""A build that somebody asked for so many seconds ago may be about to boot."""
+_IN_USE_FOR: Final = 24 * 3600.0
+"""Another build goes when nobody asked for it for so many seconds: another branch
+may have another recipe, and a host may be about to boot from it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +88,10 @@ def provide(
         boot = folder / f"boot-{digest(initramfs.RECIPE)}"
         if not boot.is_dir():
             _make(boot, lambda into: initramfs.build_initramfs(folder, into))
-            _prune(folder, "boot-", boot)
         os.utime(folder)
         os.utime(boot)
+        _prune(folder, "boot-", boot)
+        _prune(cache, f"{suite.name}-", folder)
     return Build(suite=suite, folder=folder, boot=boot)
 
 
@@ -122,7 +124,6 @@ def _root(suite: Suite, cache: Path, refresh: bool, say: Callable[[str], None]) 
             (into / "packages.txt").write_text("\n".join(versions) + "\n")
 
         _make(folder, build)
-        _prune(cache, f"{suite.name}-", folder)
         say(f"{suite.name}: built in {time.monotonic() - begin:.0f} s")
     note.write_text(json.dumps({"time": time.time(), "recipe": recipe, "hash": name}))
     return folder

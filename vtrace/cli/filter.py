@@ -161,16 +161,12 @@ def kept_batches(
             counts.append(len(batch))
             yield batch, selection.mask(batch)
 
-    first = True
     for number, batch in enumerate(Renumber().batches(masked())):
         before = counts[number]
-        if first:
-            capture = dict(batch.meta.get("capture", {}))
-            capture["display"] = describe(args)
-            batch.meta = {**batch.meta, "capture": capture}
-            first = False
-        elif "capture" in batch.meta:
-            capture = {**batch.meta["capture"], "display": describe(args)}
+        if number == 0 or "capture" in batch.meta:
+            # Sparse: what is missing in a queue was left out, not lost.
+            capture = batch.meta.get("capture", {})
+            capture = {**capture, "display": describe(args), "sparse": True}
             batch.meta = {**batch.meta, "capture": capture}
         yield batch, before
 

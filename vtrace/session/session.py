@@ -232,7 +232,11 @@ class Session:
         return inside
 
     def _batches(self, columns: Iterable[str], margin_ns: int) -> Iterator[EventBatch]:
+        known_damage = 0
         for batch in self._source(columns, margin_ns):
+            if len(self.damage) > known_damage:
+                known_damage = len(self.damage)
+                self.tracker.mark_gap()
             if batch.meta:
                 batch.meta = sane(batch.meta)
                 self.metadata.update(batch.meta)
