@@ -106,7 +106,7 @@ def _load(size: int, offset: str, *, constant: bool) -> str:
         check = (
             f"o = {offset}; "
             f"if (X >= {FRAME_BYTES} || o >= {FRAME_BYTES} || o + {size} > have) return 0; "
-            f"o &= {FRAME_BYTES - 1};"
+            f"VT_BOUND(o, {FRAME_BYTES - 1});"
         )
     value = " | ".join(
         f"(u32)b[{place}]" + (f" << {8 * (size - 1 - i)}" if i < size - 1 else "")
@@ -138,7 +138,9 @@ def translate(rows: list[Instruction]) -> str:
     )
     return (
         "static __always_inline u32 vt_filter(const u8 *b, u32 have, u32 length)\n{\n"
-        "\tu32 A = 0, X = 0, o = 0, M[16] = {};\n" + body + "\n\treturn 0;\n}\n"
+        "\tu32 A = 0, X = 0, M[16] = {};\n\tunsigned long long o = 0;\n"
+        + body
+        + "\n\treturn 0;\n}\n"
     )
 
 

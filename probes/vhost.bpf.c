@@ -225,6 +225,30 @@ int vt_pop_entry(struct pt_regs *ctx)
 
 #define MAX_SEGMENTS 20
 
+/* Where the record of a pop is put together: in the ring, or beside it where a filter decides. */
+static __always_inline struct vtrace_record *vt_pop_begin(u16 kind, u64 now, u16 queue)
+{
+#ifdef FILTER_PACKETS
+	u32 zero = 0;
+	struct packet_record *p = scratch.lookup(&zero);
+	if (!p)
+		return 0;
+	vt_head(&p->record, kind, now, 0, queue);
+	return &p->record;
+#else
+	return vt_begin(kind, now, queue);
+#endif
+}
+
+static __always_inline void vt_pop_end(struct vtrace_record *r)
+{
+#ifdef FILTER_PACKETS
+	vt_event(r);
+#else
+	vt_submit(r);
+#endif
+}
+
 int vt_pop_return(struct pt_regs *ctx)
 {
 	int ret = PT_REGS_RC(ctx);
@@ -245,40 +269,20 @@ int vt_pop_return(struct pt_regs *ctx)
 		kind = VTRACE_KIND_POP_ERROR;
 	else if ((u32)ret == q->num)
 		kind = VTRACE_KIND_EMPTY;
-	struct vtrace_record *r;
 #ifdef FILTER_PACKETS
-	int hold = kind == VTRACE_KIND_POP && q->rx;
-	if (kind == VTRACE_KIND_POP && !q->rx) {
-		int matches = vt_match_chain(t, q);
-		/* Frames of a batch come out in the order of the pops: remember which match. */
-		if (t->send_pops < 64 && matches)
-			t->send_match |= 1ULL << t->send_pops;
-		t->send_pops++;
-		if (!matches)
-			return 0;
-		vt_want_head(t->queue, ret);
-	}
-	if (hold) {
-		r = vt_hold_pop();
-		if (r)
-			vt_head(r, kind, now, 0, t->queue);
-	} else {
-		r = vt_begin(kind, now, t->queue);
-	}
-#else
-	r = vt_begin(kind, now, t->queue);
+	if (kind == VTRACE_KIND_POP && !q->rx && !vt_pop_matches(t, q, ret))
+		return 0;
 #endif
+	struct vtrace_record *r = vt_pop_begin(kind, now, t->queue);
 	if (!r)
 		return 0;
 	vt_indices(vq, r);
-	if (kind == VTRACE_KIND_POP_ERROR) {
+	if (kind == VTRACE_KIND_POP_ERROR)
 		r->ret = ret;
-		vt_submit(r);
-		return 0;
-	}
-	vt_driver(q, r);
-	if (kind == VTRACE_KIND_EMPTY) {
-		vt_submit(r);
+	else
+		vt_driver(q, r);
+	if (kind != VTRACE_KIND_POP) {
+		vt_pop_end(r);
 		return 0;
 	}
 	u32 out = 0, in = 0;
@@ -304,10 +308,12 @@ int vt_pop_return(struct pt_regs *ctx)
 	r->length = readable;
 	r->room = writable;
 #ifdef FILTER_PACKETS
-	if (hold)
+	if (q->rx) {
+		vt_hold_pop(r);
 		return 0;
+	}
 #endif
-	vt_submit(r);
+	vt_pop_end(r);
 	return 0;
 }
 

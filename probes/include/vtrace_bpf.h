@@ -26,6 +26,9 @@ enum skb_drop_reason { VTRACE_ANY_REASON };
 #define BELOW(n, limit) \
 	({ u64 vt_n = (n); asm volatile("%0 &= %1" : "+r"(vt_n) : "i"((limit) - 1)); vt_n; })
 
+/* The same for an index into a frame: what the load uses is the masked value itself. */
+#define VT_BOUND(o, mask) asm volatile("%0 &= %1" : "+r"(o) : "i"(mask))
+
 struct packet_record {
 	struct vtrace_record record;
 	struct vtrace_snap snap;

@@ -98,8 +98,37 @@ static __always_inline int vt_head_wanted(u16 queue, u32 head)
 	return 1;
 }
 
-/* Where to put the record of a chain popped towards the guest until its packet is known. */
-static __always_inline struct vtrace_record *vt_hold_pop(void)
+/* Write a record that stands beside the ring. */
+static __always_inline void vt_event(struct vtrace_record *r)
+{
+	u32 kind = r->kind;
+	struct vtrace_count *count = counts.lookup(&kind);
+	if (!count)
+		return;
+	count->produced++;
+	r->seq = vt_next_seq();
+	if (events.ringbuf_output(r, sizeof(*r), BPF_RB_NO_WAKEUP))
+		count->lost++;
+}
+
+/*
+ * Does a chain popped from the guest match? Frames of a batch come out in the order of the pops:
+ * which of them match is remembered for DELIVER.
+ */
+static __always_inline int vt_pop_matches(struct task_state *t, struct queue_state *q, u32 head)
+{
+	int matches = vt_match_chain(t, q);
+
+	if (t->send_pops < 64 && matches)
+		t->send_match |= 1ULL << (t->send_pops & 63);
+	t->send_pops++;
+	if (matches)
+		vt_want_head(t->queue, head);
+	return matches;
+}
+
+/* Keep the record of a chain popped towards the guest until its packet is known. */
+static __always_inline void vt_hold_pop(struct vtrace_record *r)
 {
 	u32 tid = (u32)bpf_get_current_pid_tgid(), zero = 0;
 	struct held_pops *h = held.lookup(&tid);
@@ -107,17 +136,17 @@ static __always_inline struct vtrace_record *vt_hold_pop(void)
 	if (!h) {
 		struct held_pops *fresh = no_pops.lookup(&zero);
 		if (!fresh)
-			return 0;
+			return;
 		held.update(&tid, fresh);
 		h = held.lookup(&tid);
 		if (!h)
-			return 0;
+			return;
 	}
 	u32 at = h->count;
 	if (at >= MAX_HELD)
-		return 0;
+		return;
 	h->count = at + 1;
-	return &h->records[at];
+	__builtin_memcpy(&h->records[at], r, sizeof(*r));
 }
 
 static __always_inline void vt_pops_drop(u32 count)
@@ -139,14 +168,9 @@ static __always_inline void vt_pops_keep(void)
 	for (u32 i = 0; i < MAX_HELD; i++) {
 		if (i >= h->count)
 			break;
-		struct vtrace_record *r = vt_begin(VTRACE_KIND_POP, 0, 0);
-		if (!r)
-			continue;
-		u32 seq = r->seq;
-		__builtin_memcpy(r, &h->records[i], sizeof(*r));
-		r->seq = seq;
+		struct vtrace_record *r = &h->records[i];
 		vt_want_head(r->queue, r->head);
-		vt_submit(r);
+		vt_event(r);
 	}
 	h->count = 0;
 }

@@ -266,7 +266,10 @@ def build(folder, texts):
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler (cc)")
-    parts = ["typedef unsigned char u8; typedef unsigned int u32;"]
+    parts = [
+        "typedef unsigned char u8; typedef unsigned int u32;",
+        "#define VT_BOUND(o, mask) (o) &= (mask)",
+    ]
     for index, text in enumerate(texts):
         assert text.startswith("static __always_inline u32 vt_filter(")
         text = text.removeprefix("static __always_inline ")
