@@ -122,6 +122,8 @@ def run(args: argparse.Namespace) -> int:
     _say(args, f"recording into {args.write}; Ctrl-C ends it")
     stopping.begin()
     totals = record(attached, sink, stopping)
+    if args.flight and sink.triggered_ns is None:
+        _say(args, f"nothing happened that --trigger {sink.trigger} waits for: no file written")
     _say(args, totals.sentence())
     failure = totals.failure
     if failure:

@@ -129,6 +129,7 @@ class FlightSink:
     ) -> None:
         self._make = make
         self._hold_ns, self._after_ns = int(hold_s * 1e9), int(after_s * 1e9)
+        self.trigger = trigger
         self._kind = _TRIGGER_KINDS[trigger]
         self._metadata = Metadata()
         self._held: deque[EventBatch] = deque()
