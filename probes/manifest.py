@@ -203,7 +203,15 @@ PROGRAMS: tuple[Program, ...] = (
                 is_return=True,
                 modules=_VHOST,
             ),
-            Point(handler="vt_start", functions=("vhost_vq_init_access",), modules=_VHOST),
+            Point(
+                handler="vt_start_entry", functions=("vhost_vq_init_access",), modules=_VHOST
+            ),
+            Point(
+                handler="vt_start",
+                functions=("vhost_vq_init_access",),
+                is_return=True,
+                modules=_VHOST,
+            ),
             Point(handler="vt_stop", functions=("vhost_dev_cleanup",), modules=_VHOST),
         ),
     ),

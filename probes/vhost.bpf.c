@@ -459,10 +459,27 @@ int vt_enable_return(struct pt_regs *ctx)
 	return 0;
 }
 
+BPF_HASH(starting, u32, u64, 1024);
+
+int vt_start_entry(struct pt_regs *ctx)
+{
+	u64 vq = PT_REGS_PARM1(ctx);
+	u32 tid = (u32)bpf_get_current_pid_tgid();
+
+	starting.update(&tid, &vq);
+	return 0;
+}
+
+/* At the return: only in there does vhost read from the used ring where to go on. */
 int vt_start(struct pt_regs *ctx)
 {
-	u64 vq = PT_REGS_PARM1(ctx), sock = 0;
+	u32 tid = (u32)bpf_get_current_pid_tgid();
+	u64 *known = starting.lookup(&tid), vq, sock = 0;
 
+	if (!known)
+		return 0;
+	vq = *known;
+	starting.delete(&tid);
 	KREAD(sock, vq, OFF_VQ_PRIVATE_DATA);
 	if (!sock)
 		return 0;

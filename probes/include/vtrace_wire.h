@@ -28,7 +28,7 @@
  * SIGNAL      return             queue ret used event? avail?       (ret: 1 interrupt the driver, 0 it asked for none)
  * IRQ         entry              queue address ret                  (address: MSI data << 32 | MSI address; ret: GSI)
  * ENABLE      return             queue ret position used avail      (ret: 0 armed, 1 more work arrived meanwhile)
- * START       entry              queue position used                (a backend is attached: driver start, reset, VM resume)
+ * START       return             queue position used                (a backend is attached: driver start, reset, VM resume)
  * STOP        entry              queue position used                (the vhost device goes away)
  * DROP        now                queue packet length ret address    (ret: skb_drop_reason; address: id of the place, see `places`)
  * EXIT        entry to the guest ret span queue address             (ret: exit reason; span: time outside the guest;
