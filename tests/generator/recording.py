@@ -129,6 +129,22 @@ class Recording:
             joined.setdefault(int(row["packet"]), []).append(int(row["position"]))
         return joined
 
+    def tellable(self) -> Array:
+        """Return the truth as far as records can tell it.
+
+        Of a SEND of which tun rejected a frame, the frames that entered cannot be told apart: its
+        chains have no packet and no time of delivery.
+        """
+        truth = self.truth.copy()
+        sent = np.flatnonzero((truth["direction"] == 1 + mach.TX) & (truth["backend_ns"] > 0))
+        calls = truth[["queue", "backend_ns"]][sent]
+        _, call = np.unique(calls, return_inverse=True)
+        rejected = np.bincount(call, weights=truth["deliver_ns"][sent] == 0) > 0
+        blind = sent[rejected[call]]
+        truth["packet"][blind] = 0
+        truth["deliver_ns"][blind] = 0
+        return truth
+
     def counts(self, upto_ns: int | None = None) -> dict[str, dict[str, int]]:
         """Return the section ``counts``: cumulative, by kind, up to a time."""
         section = {}

@@ -84,6 +84,8 @@ def decode(records: Any) -> list[dict[str, Any]]:
                 # A single is popped after the batch that is sent before it.
                 single = not int(r["flags"]) & 1 << 12
                 sent = q.popped[-1:] if single else q.popped[:count]
+                if len(q.delivered) < len(sent):
+                    q.delivered = {}  # tun rejected some, and it cannot be told which
                 for k, row in enumerate(sent):
                     row["backend_ns"] = time
                     row["packet"], row["deliver_ns"] = q.delivered.get(k, (0, 0))

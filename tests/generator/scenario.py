@@ -88,9 +88,7 @@ class Pair:
     recv_error_ppm: int = 0
     again_ppm: int = 0
     reject_ppm: int = 0
-    """Frames of a batch that tun drops though the call succeeds."""
-    reject_seen: bool = False
-    """DELIVER's ``count`` leaves the place of a rejected frame empty; the probe cannot."""
+    """Frames that tun drops though the call succeeds; DELIVER's ``count`` does not count them."""
     leak_ppm: int = 0
     """A batch that tun refuses as a whole: vhost never returns its chains."""
     pop_error_ppm: int = 0

@@ -193,6 +193,51 @@ def test_handed_back_and_popped_again(stream):
     assert tracker.stats()[RX].handed_back == 2
 
 
+def test_more_handed_back_than_was_popped(stream):
+    stream.add(Kind.START, flags=Flag.POSITION | Flag.USED)
+    stream.pop(0)
+    stream.add(Kind.HAND_BACK, count=1, position=0, flags=Flag.POSITION)
+    # The return probe has missed the pop between.
+    stream.add(Kind.HAND_BACK, count=1, position=0, flags=Flag.POSITION)
+    stream.add(Kind.ENQUEUE, packet=7, length=60)
+    stream.pop(0)
+    stream.add(Kind.RECV, packet=7, ret=60, length=60)
+    stream.used(0, first=0)
+    table, _ = track(stream, {"loss": {"missed": 1}})
+    assert table["trust"].tolist() == [Trust.AMBIGUOUS]
+
+
+def test_a_failed_receive_joins_nothing(stream):
+    stream.add(Kind.START, flags=Flag.POSITION | Flag.USED)
+    for packet in (7, 8):
+        stream.add(Kind.ENQUEUE, packet=packet, length=60)
+    stream.pop(0)
+    # The return probe has missed the RECV of 7. vhost has no room for 8 and drops it.
+    stream.pop(1)
+    stream.add(Kind.HAND_BACK, count=1, position=1, flags=Flag.POSITION)
+    stream.add(Kind.RECV, packet=8, ret=-22, length=1)
+    stream.used(0, first=0)
+    table, _ = track(stream, {"loss": {"missed": 1}})
+    assert table["enqueue_ns"].tolist() == [0, 0]
+    assert table["backend_ns"].tolist() == [0, 0]
+    assert table["trust"][0] == Trust.AMBIGUOUS
+
+
+def test_the_first_batch_may_have_begun_before_the_recording(stream):
+    # Popped before it: a chain of 82 bytes. Of the two that are here, one is sent after the batch.
+    stream.pop(1, queue=TX, length=92)
+    stream.pop(2, queue=TX, length=5012)
+    stream.add(Kind.DELIVER, TX, packet=7, count=0, length=70)
+    stream.add(Kind.DELIVER, TX, packet=8, count=1, length=80)
+    stream.add(Kind.SEND, TX, count=2, flags=Flag.BATCH)
+    stream.add(Kind.DELIVER, TX, packet=9, count=0, length=5000)
+    stream.add(Kind.SEND, TX, count=1)
+    stream.used(0, 1, 2, first=0, queue=TX)
+    table, _ = track(stream)
+    assert table["packet"].tolist() == [0, 0]
+    assert table["trust"].tolist() == [Trust.PARTIAL] * 2
+
+
 def test_reset_begins_a_generation_and_resume_does_not(stream):
     stream.add(Kind.START, flags=Flag.POSITION | Flag.USED)
     stream.pop(0)

@@ -287,6 +287,9 @@ def hand_back(s: Any, k: Any, now: Any, e: Any) -> Any:
     """The device gave the last chains back: they will be popped again."""
     q = queue_at(s, k)
     if q["position_known"] == SURE:
+        if e["count"] > q["position"]:
+            # More than was popped; index 0 is as far as the place can show it.
+            queue_gap(s, k, q["position_ns"], now)
         q["position"] = max(q["position"] - e["count"], 0)
     place(s, k, e["position"], now)
     while q["waiting"] > 0 and waiting_row(s, k, q["waiting"] - 1)["position"] >= q["position"]:

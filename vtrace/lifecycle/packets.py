@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from vtrace.lifecycle.cachedir import kernel
 from vtrace.lifecycle.chains import (
@@ -31,6 +31,9 @@ from vtrace.lifecycle.memory import (
 )
 
 __all__ = ["deliver", "enqueue", "recv", "send", "take_packet"]
+
+MOST_HEADER: Final = 64
+"""No virtio header before a frame is longer."""
 
 
 @kernel
@@ -91,9 +94,10 @@ def recv(s: Any, k: Any, now: Any, e: Any) -> Any:
     q = queue_at(s, k)
     packet = e["packet"]
     entered = take_packet(s, packet) if packet else 0
-    good = e["ret"] >= 0
-    if good:
-        total_at(s, k)["packets"] += 1
+    if e["ret"] < 0:
+        # vhost takes no chain for it, or hands back what it took.
+        return
+    total_at(s, k)["packets"] += 1
     count = q["waiting"]
     if count == 0:
         return
@@ -110,7 +114,7 @@ def recv(s: Any, k: Any, now: Any, e: Any) -> Any:
         row["joined"] = 1
         row["backend_ns"] = now
         row["backend_state"] = SHARED if n else SEEN
-        row["packet"] = packet if good else 0
+        row["packet"] = packet
         row["enqueue_ns"] = entered
         if entered:
             row["enqueue_state"] = SHARED if n else SEEN
@@ -151,6 +155,10 @@ def deliver(s: Any, k: Any, now: Any, e: Any) -> Any:
 def same_overhead(s: Any, k: Any, count: Any) -> Any:
     # Every chain holds the same header before its frame.
     q = queue_at(s, k)
+    last = waiting_row(s, k, count - 1)
+    over = last["readable_bytes"] - frame_at(s, q["base"] + count - 1)["length"]
+    if not q["join_sure"] and not last["cut"] and not 0 <= over <= MOST_HEADER:
+        return False
     for n in range(1, count):
         one = waiting_row(s, k, n - 1)["readable_bytes"] - frame_at(s, q["base"] + n - 1)["length"]
         two = waiting_row(s, k, n)["readable_bytes"] - frame_at(s, q["base"] + n)["length"]
@@ -195,9 +203,11 @@ def send(s: Any, k: Any, now: Any, e: Any) -> Any:
         return
     batch = e["flags"] & F_BATCH
     fit = waiting == count or (batch and waiting == count + 1)
-    if fit and not bad and seen == count and waiting > count:
+    if fit and not bad and seen == count and (waiting > count or not q["join_sure"]):
+        # The first of the recording: the batch may have begun before it, and a large one wait too.
         fit = same_overhead(s, k, count)
-    if not s["strict"] and not fit and 0 < seen == waiting:
+    picked = s["sparse"] or q["join_sure"]
+    if picked and not s["strict"] and not fit and 0 < seen == waiting:
         # A filter has picked some of the batch.
         join_in_order(s, k, frames)
         return
