@@ -5,9 +5,9 @@ of it. Every step happens at one instant; it moves the rings, writes wire record
 truth of the chains it touches. All in numba, so that the same code makes a test of fifty records
 and a benchmark of ten million.
 
-The whole machine is one file on purpose. A kernel has the kernels it calls compiled into it, and
-numba's cache looks for a change in the kernel's own file only: with the machine in parts, an edit of
-one would leave stale code of it in the others, and tests would check the generator of yesterday.
+The whole machine is one file on purpose. A kernel has the kernels it calls compiled into it, but
+numba's cache looks for changes in the kernel's own file only: with the machine in parts, an edit
+of one would leave its old code in the others, and tests would run the generator of yesterday.
 """
 
 from __future__ import annotations
