@@ -13,13 +13,16 @@ from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
-from tests.testbed.errors import LabError
+from tests.testbed.errors import ChannelClosed, LabError
 from tests.testbed.guest import Guest
 from tests.testbed.host import Host
 from tests.testbed.suites import SUITES
 
 _REASON_LENGTH = 200
 _SHARED = "shared"
+GONE = "testhost/gone"
+"""Key in pytest's cache: the tests that lost their host."""
+
 _TIMEOUT = 900
 """Seconds for one test: the first may have to build the image and boot twice."""
 
@@ -36,6 +39,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known, also where the project's settings are not read."""
     config.addinivalue_line("markers", "testhost: runs in the emulated test host")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Forget the hosts that were lost last time."""
+    session.config.cache.set(GONE, [])
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -62,10 +70,16 @@ def pytest_collection_modifyitems(
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
-    item: pytest.Item,
+    item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Keep the consoles of a host in which a test failed, and say where."""
+    """Keep the consoles of a host in which a test failed, and say where.
+
+    A host that hung or died takes all tests behind it along: it is noted for `make test`, which
+    then runs once more what failed.
+    """
     report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, ChannelClosed):
+        item.config.cache.set(GONE, [*item.config.cache.get(GONE, []), item.nodeid])
     host = getattr(item, "funcargs", {}).get("lab")
     if report.failed and isinstance(host, Host):
         host.keep_logs = True
