@@ -48,4 +48,4 @@ def told(tmp_path_factory) -> Path:
 def busy(tmp_path_factory) -> Path:
     """A recording of a simulated queue pair whose tap ring overflows."""
     path = tmp_path_factory.mktemp("busy") / "busy.vtrace"
-    return recordings.write(path, recordings.simulate(recordings.scenario(tap_capacity=8)))
+    return recordings.write(path, recordings.simulate(recordings.scenario(tap_capacity=2)))

@@ -46,10 +46,11 @@ int vt_test(struct xdp_md *ctx)
 	struct packet_record *p = scratch.lookup(&zero);
 	if (!PACKETS || !seq || !p || *seq % 6 != 5)
 		return XDP_PASS;
-	vt_head(&p->record, VTRACE_KIND_DROP, now, 0, 9);
-	p->record.length = *seq;
+	u32 before = *seq;
+	vt_head(&p->record, VTRACE_KIND_DROP, now, vt_next_seq(), 9);
+	p->record.length = before;
 	p->snap.captured = 16;
-	__builtin_memset(p->bytes, *seq, 16);
+	__builtin_memset(p->bytes, before, 16);
 	vt_output(p);
 	return XDP_PASS;
 }
