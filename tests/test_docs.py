@@ -55,8 +55,10 @@ def test_a_program_has_its_page(program):
     text = (DOCS / "probes" / f"{program.name}.md").read_text()
     assert re.findall("^## (.*)", text, re.MULTILINE) == list(SECTIONS)
     assert text.startswith(f"# {program.name}: {program.title}\n")
-    # The measured cost goes behind this mark.
-    assert "\n<!-- cost -->\n" in text
+    # The measured cost of each of its points stands in one table for all programs.
+    assert "(README.md#overhead)" in text
+    costs = (DOCS / "probes" / "README.md").read_text()
+    assert f"\n| {program.name}: " in costs
     for point in program.points:
         for function in point.functions:
             assert f"`{function}`" in text, f"nothing about {function}"
