@@ -10,7 +10,7 @@ import ctypes
 import os
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,6 @@ class Options:
     """Programs to run; empty: all that can."""
     filter_code: str = ""
     """C text of a packet filter (``probes.pcap``)."""
-    defines: dict[str, str] = field(default_factory=dict)
 
 
 class Loaded:
@@ -190,12 +189,8 @@ def _text(ready: Iterable[preflight.ProgramState], options: Options) -> str:
     if options.filter_code:
         chunks.append(options.filter_code)
         chunks.append(folder.joinpath("include/vtrace_filter.h").read_text())
-    for state in ready:
-        text = folder.joinpath(f"{state.program.name}.bpf.c").read_text()
-        for point in state.points:
-            if point.point.tracepoint and not point.ready:
-                text = text.replace("#ifdef WITH_EXITS", "#if 0")
-        chunks.append(text)
+    names = (f"{state.program.name}.bpf.c" for state in ready)
+    chunks.extend(folder.joinpath(name).read_text() for name in names)
     return "\n".join(chunks)
 
 
@@ -207,6 +202,9 @@ def _flags(
     for state in ready:
         macros |= state.macros
         names.add(state.program.name)
+        # bcc attaches a tracepoint by compiling it: one that is not there must not be compiled.
+        if state.program.name == "kvm" and all(point.ready for point in state.points):
+            macros["WITH_EXITS"] = 1
     macros["CPU_COUNT"] = os.cpu_count() or 1
     macros["SNAP_BYTES"] = options.snap_bytes
     macros["EVENT_PAGES"] = options.event_bytes // _PAGE
@@ -220,7 +218,6 @@ def _flags(
     macros["OFF_SKB_IP_SUMMED"] = bits // 8
     macros["SHIFT_SKB_IP_SUMMED"] = bits % 8
     macros |= {"GSO_TCPV4": 1 << 0, "GSO_TCPV6": 1 << 4, "GSO_UDP_L4": 1 << 17}
-    macros |= {"WITH_EXITS": 1}
     if "vhost" in names:
         macros["USED_COUNT_ARG(ctx)"] = f"PT_REGS_PARM{kernel.used_count_argument()}(ctx)"
     if kernel.has_drop_reason():
@@ -233,7 +230,7 @@ def _flags(
         macros["FILTER_PACKETS"] = 1
     flags = [
         f"-D{name}={value:#x}" if isinstance(value, int) else f"-D{name}={value}"
-        for name, value in (macros | options.defines).items()
+        for name, value in macros.items()
     ]
     return [*flags, "-Wno-macro-redefined", "-Wno-unused-function"]
 

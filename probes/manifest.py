@@ -52,8 +52,6 @@ class Program:
     """Symbols whose address the program compares with: macro ``SYM_<name>``."""
     needs: tuple[str, ...] = ()
     """Programs whose maps it looks into."""
-    option: str = ""
-    """Record option that switches it off."""
 
 
 COMMON: dict[str, tuple[str, str]] = {

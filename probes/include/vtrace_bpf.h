@@ -169,18 +169,20 @@ static __always_inline u32 vt_new_id(u32 which)
 	return (u32)id;
 }
 
-/* Count an attempt; 0 where there is no state (cannot happen). */
-static __always_inline u32 vt_count(u32 kind, struct vtrace_count **count)
+/* The number of the next record of this CPU, taken when its time is: so both have one order. */
+static __always_inline u32 vt_next_seq(void)
 {
-	u32 zero = 0;
-	u32 *seq = sequence.lookup(&zero);
-	struct vtrace_count *c = counts.lookup(&kind);
-	if (!seq || !c)
-		return 0;
-	c->produced++;
-	(*seq)++;
-	*count = c;
-	return *seq;
+	u32 zero = 0, *seq = sequence.lookup(&zero);
+	return seq ? ++*seq : 0;
+}
+
+/* Count an attempt to write; the caller counts it as lost where the ring refuses it. */
+static __always_inline struct vtrace_count *vt_count(u32 kind)
+{
+	struct vtrace_count *count = counts.lookup(&kind);
+	if (count)
+		count->produced++;
+	return count;
 }
 
 static __always_inline void vt_head(struct vtrace_record *r, u16 kind, u64 time, u32 seq, u16 queue)
@@ -197,10 +199,10 @@ static __always_inline void vt_head(struct vtrace_record *r, u16 kind, u64 time,
 /* Reserve a record in the event ring; the caller fills it and calls vt_submit. */
 static __always_inline struct vtrace_record *vt_begin(u16 kind, u64 time, u16 queue)
 {
-	struct vtrace_count *count = 0;
-	u32 seq = vt_count(kind, &count);
+	struct vtrace_count *count = vt_count(kind);
 	if (!count)
 		return 0;
+	u32 seq = vt_next_seq();
 	struct vtrace_record *r = events.ringbuf_reserve(sizeof(struct vtrace_record));
 	if (!r) {
 		count->lost++;
@@ -215,21 +217,12 @@ static __always_inline void vt_submit(struct vtrace_record *r)
 	events.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
 }
 
-/* The number of the next record of this CPU, taken when its time is: so both have one order. */
-static __always_inline u32 vt_next_seq(void)
-{
-	u32 zero = 0, *seq = sequence.lookup(&zero);
-	return seq ? ++*seq : 0;
-}
-
 /* Write a record of the packet ring that stands in per-CPU memory and has its number. */
 static __always_inline void vt_output(struct packet_record *p)
 {
-	u32 kind = p->record.kind;
-	struct vtrace_count *count = counts.lookup(&kind);
+	struct vtrace_count *count = vt_count(p->record.kind);
 	if (!count)
 		return;
-	count->produced++;
 	if (packets.ringbuf_output(p, sizeof(*p), BPF_RB_NO_WAKEUP))
 		count->lost++;
 }

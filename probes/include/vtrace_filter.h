@@ -101,11 +101,9 @@ static __always_inline int vt_head_wanted(u16 queue, u32 head)
 /* Write a record that stands beside the ring. */
 static __always_inline void vt_event(struct vtrace_record *r)
 {
-	u32 kind = r->kind;
-	struct vtrace_count *count = counts.lookup(&kind);
+	struct vtrace_count *count = vt_count(r->kind);
 	if (!count)
 		return;
-	count->produced++;
 	r->seq = vt_next_seq();
 	if (events.ringbuf_output(r, sizeof(*r), BPF_RB_NO_WAKEUP))
 		count->lost++;
