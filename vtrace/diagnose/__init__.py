@@ -1,0 +1,1 @@
+"""Diagnosis: where UDP packets died, how many, why, and what to type."""
