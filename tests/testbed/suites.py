@@ -66,6 +66,7 @@ PACKAGES: Final = (
     # Guests.
     "linux-image-amd64",
     "linux-image-cloud-amd64",
+    "qemu-guest-agent",
     "qemu-system-x86",
 )
 
@@ -195,6 +196,7 @@ SMALL_MODULES: Final = (
     "virtio_balloon",
     "virtio_rng",
     "af_packet",
+    "8021q",
 )
 """Modules of a guest with the small (cloud) kernel."""
 
