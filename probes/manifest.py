@@ -67,6 +67,7 @@ _VHOST_OFFSETS = {
     "OFF_VQ_DEV": ("vhost", "vhost_virtqueue.dev"),
     "OFF_VQ_NUM": ("vhost", "vhost_virtqueue.num"),
     "OFF_VQ_AVAIL": ("vhost", "vhost_virtqueue.avail"),
+    "OFF_VQ_USED": ("vhost", "vhost_virtqueue.used"),
     "OFF_VQ_KICK": ("vhost", "vhost_virtqueue.kick"),
     "OFF_VQ_CALL": ("vhost", "vhost_virtqueue.call_ctx.ctx"),
     "OFF_VQ_POLL": ("vhost", "vhost_virtqueue.poll"),

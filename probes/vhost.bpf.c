@@ -13,9 +13,12 @@ static __always_inline void vt_refresh(u64 vq, struct queue_state *q, struct que
 
 	KREAD(q->num, vq, OFF_VQ_NUM);
 	KREAD(q->avail, vq, OFF_VQ_AVAIL);
+	KREAD(q->used, vq, OFF_VQ_USED);
 	KREAD(iotlb, vq, OFF_VQ_IOTLB);
-	if (iotlb)
+	if (iotlb) {
 		q->avail = 0;
+		q->used = 0;
+	}
 	KREAD(features, vq, OFF_VQ_ACKED_FEATURES);
 	q->event_idx = (features >> 29) & 1;
 	/* 12 bytes with MRG_RXBUF or VERSION_1, else 10. */
@@ -480,13 +483,17 @@ int vt_start(struct pt_regs *ctx)
 		return 0;
 	vq = *known;
 	starting.delete(&tid);
-	KREAD(sock, vq, OFF_VQ_PRIVATE_DATA);
-	if (!sock)
-		return 0;
 	/* One that is not known yet has nothing to reset: its first run makes it known. */
 	struct queue_state *q = queues.lookup(&vq);
 	if (!q || !q->id)
 		return 0;
+	KREAD(sock, vq, OFF_VQ_PRIVATE_DATA);
+	if (!sock) {
+		/* The backend is taken away: the driver may do what it likes with that memory. */
+		q->avail = 0;
+		q->used = 0;
+		return 0;
+	}
 	struct queue_info *info = vt_info(q->id);
 	if (info)
 		vt_refresh(vq, q, info);

@@ -39,7 +39,8 @@ enum role { ROLE_VIRTQUEUE = 1, ROLE_TAP = 2, ROLE_INTERFACE = 3 };
 
 /* What the programs know of a virtqueue. Kernel addresses stay in here. */
 struct queue_state {
-	u64 avail;	/* user address of the available ring; 0: not readable (IOTLB) */
+	u64 avail;	/* user address of the available ring; 0: not readable (IOTLB, no backend) */
+	u64 used;	/* the same of the used ring */
 	u64 call;	/* eventfd_ctx of the call eventfd */
 	u64 kick;	/* eventfd_ctx of the kick eventfd */
 	u64 tfile;
