@@ -1,1 +1,14 @@
-"""Diagnosis: where UDP packets died, how many, why, and what to type."""
+"""Diagnosis: where UDP packets died, how many, why, and what to type.
+
+    diagnoser = Diagnoser(names)
+    for batch, packets in session:
+        diagnoser.feed(batch, packets)
+    verdict = diagnoser.finish(loss)
+
+Pure: what it knows of the host is what the recording carries.
+"""
+
+from vtrace.diagnose.engine import Diagnoser
+from vtrace.diagnose.findings import Diagnosis, Finding, as_json
+
+__all__ = ["Diagnoser", "Diagnosis", "Finding", "as_json"]

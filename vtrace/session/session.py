@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,11 +32,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from parsers.batch import Damage
+    from vtrace.diagnose import Diagnosis
 
 __all__ = ["Chunk", "Loss", "Session"]
 
 MARGIN_NS: Final = 1_000_000_000
 """What is read before and behind a window, so that the chains in it are whole."""
+
+Observer = Callable[["Mapping[str, NDArray[Any]]", "NDArray[Any]", "NDArray[Any]"], None]
+"""Gets columns of chains, for each the row of its packet (-1: none), and the packets."""
 
 EVERYTHING: Final = (*wire.COLUMNS, "bytes")
 WITHOUT_BYTES: Final = tuple(wire.COLUMNS)
@@ -121,6 +125,7 @@ class Session:
         self.end_ns: int | None = None
         self._bounds: tuple[int | None, int | None] = (None, None)
         self._tracker: Tracker | None = None
+        self._observe: Observer | None = None
 
     @property
     def tracker(self) -> Tracker:
@@ -201,6 +206,35 @@ class Session:
         summary.finish(self.tracker.stats())
         return summary
 
+    def diagnose(self, protocol: str = "udp") -> Diagnosis:
+        """Read to the end and return the verdict on what was lost.
+
+        ``protocol``: what the ledger counts, udp or all.
+        """
+        from vtrace.diagnose import Diagnoser
+
+        self.join = self.join or PacketJoin()
+        diagnoser = Diagnoser(self.names, protocol)
+        self._observe = diagnoser.chains
+        for chunk in self.chunks():
+            inside = self._inside(chunk.batch["time"]) if self.window else None
+            diagnoser.feed(chunk.batch, chunk.packet_rows.rows, inside, self._valid())
+        loss = self.loss()
+        names = ("produced", "received", "lost", "pending", "late", "missed")
+        verdict = diagnoser.finish({name: getattr(loss, name) for name in names})
+        verdict.source = str(getattr(self.source, "name", "live"))
+        verdict.duration_ns = self.duration_ns
+        verdict.start_ns = self.start_ns
+        return verdict
+
+    def _valid(self) -> tuple[int, int]:
+        # The time of which every event is read.
+        since, until = self._bounds
+        return (
+            0 if since is None else max(since - MARGIN_NS, 0),
+            (1 << 63) - 1 if until is None else until + MARGIN_NS,
+        )
+
     def _chunk(self, batch: EventBatch, chains: Any, *, last: bool) -> Chunk:
         columns = chains.columns
         if self.join is None:
@@ -208,6 +242,10 @@ class Session:
             packets = PacketJoin().finish()
         else:
             index = self.join.chains(columns)
+            if self._observe:
+                rows = self.join.open.rows
+                outside = np.flatnonzero(~self._inside(rows["time"])) if self.window else ()
+                self._observe(columns, np.where(np.isin(index, outside), -1, index), rows)
             table = lifecycles_table(columns, self.names, self.join.open.rows, index)
             packets = self.join.finish() if last else self.join.release()
         chunk = Chunk(batch, self.within(table), packets, self.names, table)

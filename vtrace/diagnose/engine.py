@@ -1,0 +1,350 @@
+"""The diagnosis of a stream: takes what the session brings, batch by batch, and judges."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from vtrace.diagnose import overflow, rules
+from vtrace.diagnose.causes import Causes, Episode
+from vtrace.diagnose.findings import BlindSpot, Burst, Certainty, Diagnosis, Finding, FlowRow
+from vtrace.diagnose.ledger import Books, ledger, unexplained
+from vtrace.diagnose.meters import Deltas, Meters
+from vtrace.diagnose.places import Site, is_sniffer, site_of
+from vtrace.diagnose.scene import Owner, Scene
+from vtrace.diagnose.sends import Sends
+from vtrace.diagnose.tally import UDP, Cell, End, Tally
+from vtrace.diagnose.timeline import Timeline
+from vtrace.diagnose.words import count
+from vtrace.model import Kind, TimeState
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from parsers.batch import EventBatch
+    from vtrace.tables import Names
+
+__all__ = ["Diagnoser"]
+
+MOST_FLOWS: Final = 1000
+MOST_BURSTS: Final = 20
+
+
+class Diagnoser:
+    """Counts while it is fed; ``finish`` judges."""
+
+    def __init__(self, names: Names, protocol: str = "udp") -> None:
+        self._names = names
+        self._protocol = protocol
+        self.scene = Scene(names)
+        self._tally = Tally(protocol)
+        self._timeline = Timeline()
+        self._causes = Causes(self.scene, self._timeline, protocol)
+        self._sends = Sends()
+        self._meters = Meters(self.scene)
+        self._deltas = Deltas()
+        self._consumed: Counter[int] = Counter()
+        self._unreachable: Counter[int] = Counter()
+
+    def feed(
+        self,
+        batch: EventBatch,
+        rows: NDArray[Any],
+        inside: NDArray[np.bool_] | None = None,
+        valid: tuple[int, int] = (0, (1 << 63) - 1),
+    ) -> None:
+        """Take in a batch, and the packets that have ended with it.
+
+        ``inside`` chooses the events that count, ``valid`` the time of which every event is read.
+        """
+        kinds = batch["kind"]
+        self._timeline.feed(batch)
+        self._causes.feed(batch, inside)
+        self._sends.feed(batch, inside)
+        failed = (kinds == Kind.RECV) & (batch["packet"] != 0)
+        failed &= batch["ret"].astype(np.int64) != batch["length"].astype(np.int64)
+        self._tally.receive_errors(batch["packet"][failed])
+        self._tally.feed(rows)
+        self._meters.feed(batch, *valid)
+        self._deltas.feed(batch.meta.get("counters"))
+        self._replies(batch, inside)
+
+    def chains(
+        self, columns: Mapping[str, NDArray[Any]], index: NDArray[Any], rows: NDArray[Any]
+    ) -> None:
+        """Take in chains that have ended, and for each the packet in ``rows`` it carried or -1."""
+        carried = np.flatnonzero(index >= 0)
+        if not len(carried):
+            return
+        packets = rows[index[carried]]
+        first = packets["position"] == columns["position"][carried]
+        seen = np.isin(columns["seen_state"][carried], (TimeState.SEEN, TimeState.SHARED))
+        mine = first & seen & (packets["kind"] == Kind.ENQUEUE)
+        if self._protocol == "udp":
+            mine &= packets["flow"]["protocol"] == UDP
+        self._consumed.update(packets["queue"][mine].tolist())
+
+    def _replies(self, batch: EventBatch, inside: NDArray[np.bool_] | None) -> None:
+        # ICMP and ICMPv6 port unreachable from a guest, by their bytes, with or without a tag.
+        snaps = batch.snaps
+        if not len(snaps):
+            return
+        sent = batch["kind"][snaps.rows] == Kind.DELIVER
+        if inside is not None:
+            sent &= inside[snaps.rows]
+        sizes, starts = np.diff(snaps.offsets), snaps.offsets[:-1]
+        for tag in (0, 4):
+            for ether, protocol_at, protocol, word_at, word in (
+                (0x0800, 23, 1, 34, 0x0303),
+                (0x86DD, 20, 58, 54, 0x0104),
+            ):
+                fits = np.flatnonzero(sent & (sizes >= word_at + tag + 2))
+                at = starts[fits] + tag
+                data = snaps.data
+                hit = data[at + 12].astype(np.uint16) << 8 | data[at + 13] == ether
+                hit &= data[at + protocol_at] == protocol
+                hit &= data[at + word_at].astype(np.uint16) << 8 | data[at + word_at + 1] == word
+                queues = batch["queue"][snaps.rows[fits[hit]]]
+                self._unreachable.update(queues.tolist())
+
+    def finish(self, loss: Mapping[str, int]) -> Diagnosis:
+        """Return the verdict; ``loss`` has what vtrace itself lost."""
+        scene = self.scene
+        scene.learn(iter(self._tally))
+        cells = list(self._tally)
+        lossy = bool(loss.get("lost") or loss.get("missed"))
+        episodes = self._causes.finish()
+        groups, copies, elsewhere = self._groups(cells)
+        found = overflow.overflows(scene, episodes, lossy=lossy)
+        found += rules.sites(scene, groups, lossy=lossy)
+        for queue, sent in self._sends.queues.items():
+            found += rules.rejected(scene, queue, sent, lossy=lossy)
+            late = rules.held_up(scene, queue, sent)
+            found += [late] if late else []
+        if not any(one.code == "R1" for one in found):
+            found += rules.counted(scene, self._deltas)
+        vms = sorted({owner.vm for owner in scene.taps.values() if owner.vm})
+        found += rules.guest_losses(self._deltas, vms)
+        told = {one.vm for one in found if one.code == "R9"} | set(self._answering(vms))
+        found += rules.unreachable(scene, self._unreachable, told)
+        books = Books(cells, groups, self._sends.queues, self._consumed, self._deltas)
+        rows = ledger(scene, books)
+        flows = self._flows(cells, groups, episodes, found)
+        unserved = [tap for tap, vhost in scene.vhost.items() if vhost is False]
+        filtered = bool(scene.section("capture").get("capture_filter"))
+        found.sort(key=_order)
+        return Diagnosis(
+            protocol=self._protocol,
+            ledger=rows,
+            findings=found,
+            flows=flows,
+            disagreements=[] if filtered else self._meters.disagreements(skip=unserved),
+            blind_spots=self._blind(cells),
+            unexplained=unexplained(rows),
+            loss=dict(loss),
+            notes=self._notes(loss, copies, elsewhere),
+        )
+
+    def _groups(self, cells: list[Cell]) -> tuple[list[rules.Group], int, int]:
+        scene = self.scene
+        groups: dict[tuple[Site, str], rules.Group] = {}
+        copies = elsewhere = 0
+        for cell in cells:
+            if cell.end == End.RECV_ERROR:
+                site: Site | None = Site("R6", "vhost", "rx", scene.owner(cell.queue))
+            elif cell.end != End.DROPPED:
+                continue
+            elif is_sniffer(scene, cell):
+                copies += cell.count
+                continue
+            else:
+                site = self._behind_tap(cell) if cell.to_guest else site_of(scene, cell)
+            if site is None:
+                elsewhere += cell.count
+                continue
+            interface = str(scene.queue(cell.drop_queue).get("interface") or "")
+            key = (site, interface)
+            groups.setdefault(key, rules.Group(site, interface)).cells.append(cell)
+        return list(groups.values()), copies, elsewhere
+
+    def _behind_tap(self, cell: Cell) -> Site:
+        # It was in the tap's ring: the ring was emptied with the queue, or the copy failed.
+        place = self.scene.place(cell.place)
+        owner = self.scene.owner(cell.queue)
+        if place.startswith(("tun_do_read", "tun_recvmsg", "tun_put_user")):
+            return Site("R6", "vhost", "rx", owner)
+        if place.startswith(("tun_", "__ptr_ring", "ptr_ring", "skb_queue_purge", "vhost_net")):
+            return Site("R5e", "vhost", "rx", owner)
+        return Site("D1", "vhost", "rx", owner)
+
+    def _answering(self, vms: list[str]) -> list[str]:
+        return [vm for vm in vms if f"guest/{vm}/udp" in self._deltas.last]
+
+    def _flows(
+        self,
+        cells: list[Cell],
+        groups: list[rules.Group],
+        episodes: list[Episode],
+        found: list[Finding],
+    ) -> list[FlowRow]:
+        scene = self.scene
+        codes = {id(cell): group.site for group in groups for cell in group.cells}
+        by_queue: dict[int, list[Episode]] = defaultdict(list)
+        for episode in episodes:
+            by_queue[episode.queue].append(episode)
+        rows: dict[tuple[str, str, Owner], FlowRow] = {}
+        refused: dict[tuple[Owner, str, str], Counter[str]] = defaultdict(Counter)
+        for cell in cells:
+            site = codes.get(id(cell))
+            if cell.kind == Kind.DROP and site is None:
+                continue
+            owner = site.owner if site else scene.owner(cell.queue)
+            direction = site.direction if site else ("tx" if cell.from_guest else "rx")
+            name = cell.flow_name or "flow not known"
+            row = rows.get((name, direction, owner))
+            if row is None:
+                if len(rows) >= 64 * MOST_FLOWS:
+                    continue
+                row = rows[name, direction, owner] = FlowRow(
+                    flow=name,
+                    direction=direction,
+                    vm=owner.vm,
+                    device=owner.device or owner.interface,
+                )
+            # What the guest sent was counted when it entered the host; dropped there, it is one.
+            if cell.kind != Kind.DROP or direction == "rx":
+                row.packets += cell.count
+            if cell.lost:
+                code = site.code if site else _code_of(scene, cell, by_queue)
+                row.dropped[code] = row.dropped.get(code, 0) + cell.count
+                row.bursts += [
+                    Burst(start_ns=s.start_ns, end_ns=s.end_ns, packets=s.packets)
+                    for s in cell.spans
+                ]
+                if cell.end == End.REFUSED:
+                    refused[owner, scene.queue_name(cell.queue), code][name] += cell.count
+            elif cell.end in (End.DELIVERED, End.SENT):
+                row.delivered += cell.count
+            else:
+                row.in_flight += cell.count
+        for row in rows.values():
+            if row.direction == "tx":
+                row.delivered = max(row.delivered - sum(row.dropped.values()), 0)
+            row.bursts = sorted(row.bursts, key=lambda one: -one.packets)[:MOST_BURSTS]
+        for finding in found:
+            key = (Owner(finding.vm, finding.device, ""), finding.queue, finding.code)
+            for (owner, queue, code), flows in refused.items():
+                if (Owner(owner.vm, owner.device, ""), queue, code) == key:
+                    finding.flows = flows.most_common(rules.MOST_FLOWS)
+        listed = sorted(rows.values(), key=lambda row: (-sum(row.dropped.values()), -row.packets))
+        return listed[:MOST_FLOWS]
+
+    def _blind(self, cells: list[Cell]) -> list[BlindSpot]:
+        scene = self.scene
+        sums: Counter[Owner] = Counter()
+        for cell in cells:
+            if cell.to_guest and cell.end == End.DELIVERED:
+                sums[scene.owner(cell.queue)] += cell.count
+        answering = set(self._answering([owner.vm for owner in sums]))
+        return [
+            BlindSpot(
+                text=f"What became of {count(packets, 'packet')} behind the driver of {owner.name}"
+                " the host cannot see: a full socket buffer (R8) or a port without listener (R9)"
+                " shows in the guest's counters alone.",
+                vm=owner.vm,
+                device=owner.device,
+                packets=packets,
+                proof="--guest-cmd or --guest-agent samples them; or, in the guest: nstat -az |"
+                " grep -E 'Udp.*(RcvbufErrors|NoPorts)'",
+            )
+            for owner, packets in sorted(sums.items(), key=lambda one: -one[1])
+            if owner.vm not in answering
+        ]
+
+    def _notes(self, loss: Mapping[str, int], copies: int, elsewhere: int) -> list[str]:
+        notes = []
+        if loss.get("lost"):
+            notes.append(
+                f"vtrace lost {count(loss['lost'], 'record')}: numbers by events are at least what"
+                " is shown, and certainty is lower"
+            )
+        if loss.get("missed"):
+            notes.append(
+                f"{count(loss['missed'], 'return')} of probed functions were not seen: compare with"
+                " the counters"
+            )
+        capture = self.scene.section("capture")
+        if capture.get("capture_filter"):
+            notes.append(
+                "the recording has only what a capture filter let through: nothing is said of the"
+                " rest, and it is not held against counters"
+            )
+        if copies:
+            notes.append(
+                f"{count(copies, 'copy') if copies == 1 else f'{copies:,} copies'} for a sniffer"
+                " (tcpdump or the like) were dropped: the packets themselves went on"
+            )
+        if elsewhere:
+            notes.append(
+                f"{count(elsewhere, 'UDP packet' if self._protocol == 'udp' else 'packet')} dropped"
+                " on this host that were neither for nor from a guest: not counted here"
+            )
+        if self._tally.folded:
+            notes.append(
+                f"{count(self._tally.folded, 'packet')} of very many flows were counted without"
+                " their flow"
+            )
+        if self._tally.unread:
+            notes.append(
+                f"of {count(self._tally.unread, 'packet')} too little was captured to know the"
+                " protocol"
+            )
+        probes = self.scene.section("probes")
+        missing = [
+            str(name)
+            for name, probe in probes.items()
+            if isinstance(probe, Mapping)
+            and probe.get("state") != "attached"
+            and str(name).partition(":")[0] in _NEEDED
+        ]
+        if missing:
+            notes.append(
+                f"not probed here: {', '.join(sorted(missing))}; what they show is missing"
+            )
+        counters = self.scene.section("counters")
+        if not counters:
+            notes.append(
+                "the recording has no samples of the kernel's counters: nothing is held against"
+                " them"
+            )
+        return notes
+
+
+_NEEDED: Final = frozenset(
+    ["tun_net_xmit", "tun_recvmsg", "tun_sendmsg", "vhost_get_vq_desc", "kfree_skb", "sched_switch"]
+)
+
+
+def _code_of(scene: Scene, cell: Cell, by_queue: Mapping[int, list[Episode]]) -> str:
+    # The episodes that these refusals were in; the one with most of them names the code.
+    if cell.end == End.VANISHED:
+        return "unexplained"
+    best, most = "R5a", 0
+    for episode in by_queue.get(cell.queue, ()):
+        inside = sum(
+            span.packets
+            for span in cell.spans
+            if span.start_ns <= episode.end_ns and span.end_ns >= episode.start_ns
+        )
+        if inside > most:
+            best, most = overflow.code_of(scene, episode), inside
+    return best
+
+
+def _order(finding: Finding) -> tuple[int, int, str]:
+    # Those that cost most first; those that cost none behind them, the surest first.
+    sure = list(Certainty).index(finding.certainty)
+    return (-(finding.packets or 0), sure, finding.code)
