@@ -4,7 +4,8 @@ A batch is columns, not objects: one numpy array per wire field, all of one leng
 (time, cpu, seq). Captured packet bytes stand beside them for the rows that have some. Everything
 that is not an event (queue table, configuration, clock anchors, probe states, counters) travels as
 ``meta``: a dict of JSON-able sections, each complete in itself, present only in batches where it is
-new or has changed. ``Metadata`` puts the sections together again.
+new or has changed; but of ``counters`` those objects alone that have changed. ``Metadata`` puts the
+sections together again.
 
 Sections of ``meta`` (all keys strings, as JSON has it):
 
@@ -23,6 +24,12 @@ loss           {late, missed, pending, dropped_batches, dropped_records} cumulat
 exits          [{vm, pid, tid, vcpu, isa, reason, count, total_ns}] cumulative
 vms            [inventory of VMs as ``vtrace list --json`` prints it]
 capture        {filter, display, snaplen, vm, options}
+counters       {object: {lo_ns, hi_ns, counter: number, ...}, missing?: [sentences]} what the kernel
+               and the guests count anyway: all objects at the start and at the end of a recording,
+               in between those that changed. docs/trace-file.md lists them
+config         what of the host's configuration concerns packets of guests, as
+               vtrace/inventory/network.py has it
+gap            {first_ns, last_ns} events between these times were not kept: a flight recorder's
 end            {reason, ended_ns} only in the last batch of a recording that ended in order
 =============  ==================================================================================
 """
@@ -31,16 +38,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parsers import wire
 
-__all__ = ["Damage", "EventBatch", "Metadata", "Snaps"]
+__all__ = ["Damage", "EventBatch", "Metadata", "Snaps", "joined"]
 
 Array = NDArray[Any]
+
+MOST_COUNTED: Final = 1 << 16
+"""Objects that ``counters`` may have in all: a reader keeps the newest of each."""
+MOST_SENTENCES: Final = 256
+"""... and sentences on what of them is missing, each once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,9 +157,7 @@ class EventBatch:
             kept = np.flatnonzero(mask[snaps.rows])
             new_rows = np.cumsum(mask)[snaps.rows[kept]] - 1
             snaps = snaps.take(kept, new_rows)
-        return EventBatch(
-            columns=columns, snaps=snaps, meta=self.meta, number=self.number
-        )
+        return EventBatch(columns=columns, snaps=snaps, meta=self.meta, number=self.number)
 
 
 class Metadata:
@@ -157,11 +167,16 @@ class Metadata:
         self.sections: dict[str, Any] = {}
 
     def update(self, meta: Mapping[str, Any]) -> None:
-        """Take in the sections of one batch; ``clock`` keeps its first anchor too."""
+        """Take in the sections of one batch.
+
+        ``clock`` keeps its first anchor too, ``counters`` the objects that are not repeated.
+        """
         for name, section in meta.items():
             if name == "clock" and self.sections.get("clock"):
                 first = self.sections["clock"][0]
                 self.sections["clock"] = [first, *[a for a in section if a != first]]
+            elif name == "counters":
+                self.sections[name] = counted(self.sections.get(name), section)
             else:
                 self.sections[name] = section
 
@@ -171,3 +186,27 @@ class Metadata:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.sections)
+
+
+def joined(older: Mapping[str, Any], newer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata of two batches as that of one in their place."""
+    both = {**older, **newer}
+    if "counters" in older and "counters" in newer:
+        both["counters"] = counted(older["counters"], newer["counters"])
+    return both
+
+
+def counted(older: Any, newer: Any) -> Any:
+    # The newest of each object. Neither is changed: batches that are held have them too.
+    if not isinstance(older, dict) or not isinstance(newer, dict):
+        return newer if isinstance(newer, dict) else older or {}
+    both = older | newer
+    if len(both) > MOST_COUNTED:
+        # Of a damaged or hostile file: what is known goes on, nothing is added.
+        both = older | {name: value for name, value in newer.items() if name in older}
+    sentences = [one.get("missing") for one in (older, newer)]
+    if all(isinstance(one, list) for one in sentences):
+        known, new = sentences
+        both["missing"] = known + [one for one in new if one not in known]
+        del both["missing"][MOST_SENTENCES:]
+    return both

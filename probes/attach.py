@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, Protocol
 
@@ -28,6 +28,7 @@ from vtrace.errors import ExitCode, PrivilegeError, UnsupportedError, UsageError
 if TYPE_CHECKING:
     from parsers.batch import EventBatch
     from probes.loader import Options
+    from probes.sampling import Sampler
 
 __all__ = ["Attached", "Request", "spawn"]
 
@@ -48,6 +49,8 @@ class Request:
     """Size of each of the two rings."""
     each_exit: bool = False
     programs: tuple[str, ...] = ()
+    sample_every_s: float = 1.0
+    """Time between samples of the host's counters; 0: at the start and at the end alone."""
 
 
 class Attached:
@@ -128,6 +131,9 @@ class Names(Protocol):
 
     def name_thread(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Return keys to add to a thread's entry: vm, vcpu."""
+
+    def samplers(self) -> Sequence[Sampler]:
+        """Return what to sample beside the events: called by one thread, in this order."""
 
 
 def spawn(request: Request, names: Callable[[str | None], Names]) -> Attached:
@@ -220,7 +226,10 @@ def _serve(
         name_queue=host.name_queue,
         name_thread=host.name_thread,
         static={"capture": asdict(request), "vms": host.vms_json},
+        samplers=host.samplers(),
+        sample_every_s=request.sample_every_s,
     )
+    source.begin()
     say(ready=True)
     feeder = _Feeder(TraceWriter(data, compression="none"), source)
     feeder.start()
@@ -272,12 +281,14 @@ class _Feeder(threading.Thread):
 
     def _drop(self) -> None:
         # The oldest goes; what its metadata said is kept by the one behind it.
+        from parsers.batch import joined
+
         old = self._waiting.popleft()
         self._bytes -= len(old) * _ROW_BYTES
         self._source.dropped_batches += 1
         self._source.dropped_records += len(old)
         following = self._waiting[0]
-        following.meta = old.meta | following.meta
+        following.meta = joined(old.meta, following.meta)
 
     def finish(self) -> None:
         with self._ready:

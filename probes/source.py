@@ -7,13 +7,14 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from parsers.batch import EventBatch
 from probes.merge import Merger
+from probes.sampling import Sampler, Sampling
 from vtrace import __version__
 from vtrace.model import Direction, Kind, Role
 
@@ -81,6 +82,8 @@ class LiveSource:
         name_queue: Namer = _nameless,
         name_thread: Namer = _nameless,
         static: dict[str, Any] | None = None,
+        samplers: Sequence[Sampler] = (),
+        sample_every_s: float = 1.0,
         poll_s: float = 0.02,
         batch_rows: int = 65_536,
         batch_s: float = 0.5,
@@ -98,6 +101,7 @@ class LiveSource:
         self._names: dict[str, str] = {}
         self._seen: dict[str, Any] = {}
         self._probes = probe_states(loaded)
+        self._sampling = Sampling(samplers, sample_every_s)
         self._start = {
             "host": {
                 "kernel": os.uname().release,
@@ -115,6 +119,15 @@ class LiveSource:
         """Batches that the consumer could not take; the consumer counts them here."""
         self.dropped_records = 0
 
+    def begin(self) -> None:
+        """Take the first sample of the counters: what was counted before is not of this recording.
+
+        The rings are read meanwhile.
+        """
+        for _ in self._sampling.first():
+            time.sleep(self._poll_s)
+            self._take()
+
     def batches(self, stop: Callable[[], bool]) -> Iterator[EventBatch]:
         """Yield batches until ``stop`` says so; then detach, drain and yield what is left.
 
@@ -131,6 +144,10 @@ class LiveSource:
                 batch.meta = self._changes()
                 if len(batch) or batch.meta:
                     yield batch
+        # What is counted from the first sample to the last was watched from end to end.
+        for _ in self._sampling.last():
+            time.sleep(self._poll_s)
+            self._take()
         self._loaded.detach()
         # A probe that was running when it was detached has ended by now.
         for _ in range(50):
@@ -203,6 +220,7 @@ class LiveSource:
             if self._seen.get(name, {}) != section
         }
         self._seen |= changed
+        changed |= self._sampling.take()
         if changed or not self._seen.get("clock"):
             anchor = {"monotonic_ns": time.monotonic_ns(), "realtime_ns": time.time_ns()}
             changed["clock"] = [anchor]

@@ -86,6 +86,9 @@ SHAPES: Final[dict[str, type]] = {
     "exits": list,
     "vms": list,
     "capture": dict,
+    "counters": dict,
+    "config": dict,
+    "gap": dict,
     "end": dict,
 }
 

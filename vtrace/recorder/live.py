@@ -5,12 +5,15 @@ The attach process keeps the privilege; this side reads its pipe as any trace fi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from probes.attach import Attached, Request, spawn
 from vtrace.errors import UsageError
 from vtrace.inventory import Vm, discover, resolve, to_json
+
+if TYPE_CHECKING:
+    from probes.sampling import Sampler
 
 __all__ = ["HostNames", "attach"]
 
@@ -22,6 +25,8 @@ class HostNames:
         self._vms = discover()
         self._looked_for: set[tuple[int, str]] = set()
         self._only: Vm | None = resolve(self._vms, vm) if vm else None
+        self._chosen_of: list[Vm] | None = None
+        self._chosen: list[Vm] = []
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -40,6 +45,28 @@ class HostNames:
     def vms_json(self) -> list[dict[str, Any]]:
         """The inventory, as ``vtrace list --json`` prints it."""
         return to_json([self._only] if self._only else self._vms)
+
+    @property
+    def vms(self) -> list[Vm]:
+        """The VMs to trace; another list whenever they were looked up again."""
+        only = self._only
+        if not only:
+            return self._vms
+        known = self._vms
+        if self._chosen_of is not known:
+            self._chosen_of = known
+            self._chosen = [vm for vm in known if vm.pid == only.pid] or [only]
+        return self._chosen
+
+    def samplers(self) -> Sequence[Sampler]:
+        """Return what to sample while recording: counters, configuration, VMs."""
+        from vtrace.recorder.sampled import samplers_of
+
+        return samplers_of(self)
+
+    def look(self) -> None:
+        """Look the VMs up again."""
+        self._vms = discover()
 
     def name_queue(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Return the names of a queue that the kernel knows by process and interface."""
@@ -60,7 +87,7 @@ class HostNames:
         if key in self._looked_for:
             return False
         self._looked_for.add(key)
-        self._vms = discover()
+        self.look()
         return True
 
     def _find_thread(self, entry: dict[str, Any]) -> dict[str, Any]:
@@ -102,5 +129,3 @@ def attach(request: Request, progress: Callable[[str], None]) -> Attached:
         attached.close()
         raise
     return attached
-
-

@@ -102,9 +102,9 @@ class RotatingSink:
     def write(self, batch: EventBatch) -> None:
         """Write a batch; begin a new file where one is due."""
         self._metadata.update(batch.meta)
-        due = (
-            self._rotate_bytes and self._writer.bytes_written >= self._rotate_bytes
-        ) or (self._rotate_s and time.monotonic() - self._opened >= self._rotate_s)
+        due = (self._rotate_bytes and self._writer.bytes_written >= self._rotate_bytes) or (
+            self._rotate_s and time.monotonic() - self._opened >= self._rotate_s
+        )
         if due and len(batch) and self._writer.batches_written:
             self._done_bytes += self._writer.bytes_written
             self._writer.close()

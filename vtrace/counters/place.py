@@ -1,0 +1,164 @@
+"""A network namespace: what has to be opened in it, so that it can be read from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from vtrace.counters.netlink import LinkFacts, Netlink
+from vtrace.inventory.links import set_network_namespace
+
+if TYPE_CHECKING:
+    from vtrace.inventory import Vm
+
+__all__ = ["Place", "interesting", "visit"]
+
+T = TypeVar("T")
+
+FILES: Final = ("snmp", "snmp6", "softnet_stat", "udp", "udp6")
+# Networks for documentation (RFC 5737, RFC 3849): whoever has no better way uses the default one.
+FAR_AWAY: Final = ("192.0.2.1", "2001:db8::1")
+MOST_ROUNDS: Final = 8
+
+
+def visit(pid: int | None, work: Callable[[], T]) -> T:
+    """Return what ``work`` returns in the network namespace of a process; None: in our own.
+
+    Raises:
+        OSError: It has gone, or may not be entered, or whatever ``work`` raises.
+    """
+    # A namespace is a thread's own: the thread ends, and with it the visit.
+    results: list[T] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            if pid is not None:
+                fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    set_network_namespace(fd)
+                finally:
+                    os.close(fd)
+            results.append(work())
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="vtrace-netns")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+@dataclass
+class Place:
+    """Open doors into one network namespace; they keep it alive until they are closed."""
+
+    inode: int | None
+    """None: our own."""
+    pid: int | None
+    """A process in it."""
+    netlink: Netlink
+    door: socket.socket
+    """For the ioctls of ethtool."""
+    files: dict[str, int]
+    """Open files of /proc/net."""
+    absent: dict[str, str]
+    """Those that are not there, and why."""
+    links: dict[int, LinkFacts] = field(default_factory=dict)
+    """Interfaces to look at."""
+    known: frozenset[int] = frozenset()
+    """Indices of all interfaces, when those to look at were chosen."""
+
+    @classmethod
+    def enter(cls, pid: int | None, inode: int | None) -> Place:
+        """Open the namespace of a process; None: our own.
+
+        Raises:
+            OSError: It has gone, or may not be entered.
+        """
+        return visit(pid, lambda: cls._open(pid, inode))
+
+    @classmethod
+    def _open(cls, pid: int | None, inode: int | None) -> Place:
+        files, absent = {}, {}
+        for name in FILES:
+            # /proc/net is that of the first thread; this one may be elsewhere.
+            path = f"/proc/thread-self/net/{name}"
+            try:
+                files[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                absent[name] = f"/proc/net/{name}: {error.strerror}"
+        door = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        return cls(inode, pid, Netlink(), door, files, absent)
+
+    @property
+    def suffix(self) -> str:
+        """What is added to the name of an object of this namespace."""
+        return "" if self.inode is None else f"@{self.inode}"
+
+    def holds(self, pid: int) -> bool:
+        """Tell whether a process is in this namespace, still."""
+        try:
+            found = os.stat(f"/proc/{pid}/ns/net").st_ino  # noqa: PTH116 - each second, for each VM
+        except OSError:
+            return False
+        return self.inode is None or found == self.inode
+
+    def choose_links(self, vms: list[Vm]) -> None:
+        """Look which interfaces carry packets of the VMs.
+
+        Raises:
+            OSError: rtnetlink does not answer.
+        """
+        facts = {link.ifindex: link for link in self.netlink.links()}
+        taps = {
+            device.net.interface
+            for vm in vms
+            for device in vm.devices
+            if device.net and device.net.interface and device.net.netns == self.inode
+        }
+        ways = set()
+        for address in FAR_AWAY:
+            with contextlib.suppress(OSError):
+                ways.add(self.netlink.way_to(address))
+        chosen = interesting(facts, taps, ways)
+        self.links = {index: facts[index] for index in chosen}
+        self.known = frozenset(facts)
+
+    def close(self) -> None:
+        """Let go of the namespace."""
+        self.netlink.close()
+        self.door.close()
+        for fd in self.files.values():
+            os.close(fd)
+        self.files.clear()
+
+
+def interesting(facts: dict[int, LinkFacts], taps: set[str], ways: set[int]) -> set[int]:
+    """Return the interfaces on the way of packets: taps, their bridges, ports, what is below.
+
+    Args:
+        facts: All interfaces by index.
+        taps: Names of those that VMs have open.
+        ways: Indices of those with the default route; 0 is none.
+    """
+    chosen = {n for n, link in facts.items() if link.name in taps}
+    chosen |= {n for n in ways if n in facts and facts[n].name != "lo"}
+    for _ in range(MOST_ROUNDS):
+        found = set(chosen)
+        for number in chosen:
+            link = facts[number]
+            found |= {n for n in (link.master, link.lower) if n in facts}
+        # Ports of a bridge, members of a bond.
+        found |= {n for n, link in facts.items() if link.master in chosen}
+        if found == chosen:
+            break
+        chosen = found
+    return chosen
