@@ -245,7 +245,7 @@ class Causes:
         one = self._open.pop(queue)
         line = self._timeline
         fill = line.began_to_fill(queue, one.start_ns)
-        earliest = one.start_ns - BACK_NS
+        earliest = max(one.start_ns - BACK_NS, 0)
         episode = Episode(
             queue=queue,
             start_ns=one.start_ns,

@@ -80,6 +80,15 @@ def _towards(scene: Scene, books: Books, owner: Owner) -> list[LedgerRow]:
             queue.refused[reason] += cell.count
         elif cell.end == End.DROPPED:
             queue.dropped[f"{reason} in {scene.place(cell.place)}"] += cell.count
+    for group in books.groups:
+        # Dropped at the tap, by a drop record that no refusal goes with.
+        if group.site.owner != owner or (group.site.direction, group.site.hop) != ("rx", "tap"):
+            continue
+        for cell in group.cells:
+            queue = queues[scene.queue_name(cell.drop_queue)]
+            queue.ends[End.REFUSED] += cell.count
+            reason = scene.reason(cell.reason) if cell.reason is not None else "reason not seen"
+            queue.refused[reason] += cell.count
     for name, ids in numbers.items():
         queues[name].consumed = sum(books.consumed.get(one, 0) for one in ids)
     entered = sum(sum(queue.ends.values()) for queue in queues.values())

@@ -141,7 +141,9 @@ class Scene:
 
     def behind(self, interface: str) -> list[Owner]:
         """Return the guests' devices whose taps are, or are ports of, an interface."""
-        found = []
+        found: list[Owner] = []
+        if not interface:
+            return found
         for tap, owner in self.taps.items():
             if tap == interface or self.master(tap) == interface:
                 found.append(owner)

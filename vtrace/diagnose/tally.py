@@ -188,7 +188,8 @@ class Tally:
             mine = rows[order[cuts[index] : cuts[index + 1]]]
             cell = self._cell(key, row, end, len(mine))
             cell.count += len(mine)
-            times = np.where(mine["end"] > 0, mine["end"], mine["time"])
+            ended = (mine["end"] > 0) & (mine["kind"] != Kind.REFUSE)
+            times = np.where(ended, mine["end"], mine["time"])
             if cell.lost:
                 extend_spans(cell.spans, np.sort(times))
             else:
