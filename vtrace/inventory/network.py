@@ -19,7 +19,7 @@ from vtrace.inventory.network_rtnl import (
     namespace_here,
     namespace_of_sysfs,
 )
-from vtrace.inventory.network_tasks import cpus_online, sysctls_here, tasks_of
+from vtrace.inventory.network_tasks import cpus_online, kernel_of, sysctls_here, tasks_of
 from vtrace.inventory.processes import inode_of
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def snapshot(vms: Sequence[Vm], proc: Path = PROC, sys: Path = SYS) -> dict[str,
     config |= {"threads": tasks.threads, "cgroups": tasks.cgroups, "modules": tasks.modules}
     config |= {"netdevs": options.netdevs, "nics": options.nics}
     config["cpus"] = {"online": cpus_online(sys)}
+    config["kernel"] = kernel_of(sys)
     config["missing"] = sorted({*missing, *tasks.missing, *options.missing})
     return config
 

@@ -13,7 +13,7 @@ from vtrace.inventory.processes import decoded, read
 if TYPE_CHECKING:
     from vtrace.inventory.nouns import Vm
 
-__all__ = ["Tasks", "cpus_in", "cpus_online", "sysctls_here", "tasks_of"]
+__all__ = ["Tasks", "cpus_in", "cpus_online", "kernel_of", "sysctls_here", "tasks_of"]
 
 POLICIES = {0: "other", 1: "fifo", 2: "rr", 3: "batch", 5: "idle", 6: "deadline", 7: "ext"}
 MOST_THREADS = 4096
@@ -202,6 +202,25 @@ def parameters_of(sys: Path) -> dict[str, dict[str, str]]:
         if value := text(sys / "module" / module / "parameters" / name):
             found.setdefault(module, {})[name] = value
     return found
+
+
+def kernel_of(sys: Path) -> dict[str, bool]:
+    """Return what the kernel has that no version tells; empty where its types are not readable."""
+    place = sys / "kernel" / "btf"
+    types = read(place / "vhost")
+    if not types and (sys / "module" / "vhost").is_dir():
+        types = read_all(place / "vmlinux")  # built in
+    # Since Linux commit 779bcdd4b9ae ("vhost: rewind next_avail_head while discarding
+    # descriptors"). Names stand in the types as they are.
+    name = "vhost_get_vq_desc_n"
+    return {name: f"\0{name}\0".encode() in types} if types else {}
+
+
+def read_all(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def text(path: Path) -> str:
