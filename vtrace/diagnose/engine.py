@@ -10,10 +10,19 @@ import numpy as np
 
 from vtrace.diagnose import overflow, rules
 from vtrace.diagnose.causes import Causes, Episode
-from vtrace.diagnose.findings import BlindSpot, Burst, Certainty, Diagnosis, Finding, FlowRow
+from vtrace.diagnose.findings import (
+    BlindSpot,
+    Burst,
+    Certainty,
+    Diagnosis,
+    Finding,
+    FlowRow,
+    Review,
+)
 from vtrace.diagnose.ledger import Books, ledger, unexplained
 from vtrace.diagnose.meters import Deltas, Meters
 from vtrace.diagnose.places import Site, is_sniffer, site_of
+from vtrace.diagnose.review import review
 from vtrace.diagnose.scene import Owner, Scene
 from vtrace.diagnose.sends import Sends
 from vtrace.diagnose.tally import UDP, Cell, End, Tally
@@ -143,9 +152,21 @@ class Diagnoser:
             flows=flows,
             disagreements=[] if filtered else self._meters.disagreements(skip=unserved),
             blind_spots=self._blind(cells),
+            review=self._review(found),
             unexplained=unexplained(rows),
             loss=dict(loss),
             notes=self._notes(loss, copies, elsewhere),
+        )
+
+    def _review(self, found: list[Finding]) -> list[Review]:
+        scene = self.scene
+        host = scene.section("host")
+        return review(
+            scene.section("config"),
+            scene.section("vms") or (),
+            scene.section("queues"),
+            found,
+            str(host.get("kernel") or ""),
         )
 
     def _groups(self, cells: list[Cell]) -> tuple[list[rules.Group], int, int]:
