@@ -204,9 +204,7 @@ def counted(older: Any, newer: Any) -> Any:
     if len(both) > MOST_COUNTED:
         # Of a damaged or hostile file: what is known goes on, nothing is added.
         both = older | {name: value for name, value in newer.items() if name in older}
-    sentences = [one.get("missing") for one in (older, newer)]
-    if all(isinstance(one, list) for one in sentences):
-        known, new = sentences
-        both["missing"] = known + [one for one in new if one not in known]
-        del both["missing"][MOST_SENTENCES:]
+    known, new = older.get("missing"), newer.get("missing")
+    if isinstance(known, list) and isinstance(new, list):
+        both["missing"] = (known + [one for one in new if one not in known])[:MOST_SENTENCES]
     return both

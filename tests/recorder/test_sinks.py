@@ -85,6 +85,69 @@ def test_an_empty_transmit_ring_is_no_starvation(tmp_path):
     assert sink.triggered_ns is None
 
 
+def counted(second: float, *, tap: int | None = None, nic: int | None = None) -> dict:
+    times = {"lo_ns": int(second * 1e9), "hi_ns": int(second * 1e9) + 1000}
+    objects = {}
+    if tap is not None:
+        objects["link/tap0"] = times | {"tx_dropped": tap}
+    if nic is not None:
+        objects["ethtool/eth0"] = times | {"rx_missed": nic}
+    return {"counters": objects, "clock": [{"monotonic_ns": int(second * 1e9), "realtime_ns": 0}]}
+
+
+def samples(path, name: str, counter: str) -> list[tuple[float, int]]:
+    with open_trace(path) as trace:
+        return [
+            (row["lo_ns"] / 1e9, row[counter])
+            for b in trace.batches()
+            if (row := b.meta.get("counters", {}).get(name))
+        ]
+
+
+def test_a_rotated_file_begins_with_all_counters(tmp_path):
+    sink = RotatingSink(str(tmp_path / "run.vtrace"), rotate_bytes=6000)
+    for second in range(8):
+        meta = counted(second, tap=second, nic=7 if second == 0 else None)
+        sink.write(batch(second, [Kind.POP] * 500, meta=meta))
+    sink.close()
+    files = sorted(tmp_path.iterdir())
+    assert len(files) > 2
+    for path in files:
+        assert samples(path, "ethtool/eth0", "rx_missed")[0] == (0.0, 7)
+        assert samples(path, "link/tap0", "tx_dropped")[0][0] == int(min(times(path)))
+
+
+def test_a_flight_recording_has_the_counters_of_what_it_holds(tmp_path):
+    path = tmp_path / "box.vtrace"
+    sink = FlightSink(lambda: RotatingSink(str(path)), 3.0, "drop", 1.0)
+    for second in range(40):
+        kinds = [Kind.DROP if second in (10, 30) else Kind.POP]
+        meta = counted(second, tap=second, nic=second if second in (0, 10) else None)
+        sink.write(batch(second, kinds, meta=QUEUES | meta if second == 0 else meta))
+        sink.write(EventBatch.empty(counted(second + 0.5, tap=second)))
+    sink.close()
+    seen = samples(path, "link/tap0", "tx_dropped")
+    assert [second for second, _ in seen] == sorted(second for second, _ in seen)
+    # Before each stretch stands what was known by then; behind the last there is nothing.
+    assert 6 <= seen[0][0] < 7.6
+    assert 11 <= seen[-1][0] - 20 < 12
+    assert not any(13 < second < 25 for second, _ in seen)
+    assert samples(path, "ethtool/eth0", "rx_missed") == [(0.0, 0), (10.0, 10), (10.0, 10)]
+    with open_trace(path) as trace:
+        gaps = [b.meta["gap"] for b in trace.batches() if "gap" in b.meta]
+    (gap,) = gaps
+    kept = [t for t in times(path) if 10 < t < 27]
+    assert gap["first_ns"] / 1e9 == pytest.approx(11.0)
+    assert gap["last_ns"] / 1e9 == pytest.approx(min(t for t in kept if t > 12))
+
+
+def test_a_flight_recorder_of_a_quiet_host_holds_no_more_than_its_time(tmp_path):
+    sink = FlightSink(lambda: RotatingSink(str(tmp_path / "box.vtrace")), 3.0, "drop", 1.0)
+    for second in range(200):
+        sink.write(EventBatch.empty(counted(second, tap=0)))
+    assert len(sink._held) <= 5
+
+
 class FakeAttached:
     """The reading side of an attach process that has sent all it will."""
 

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 FILES: Final = ("snmp", "snmp6", "softnet_stat", "udp", "udp6")
 # Networks for documentation (RFC 5737, RFC 3849): whoever has no better way uses the default one.
-FAR_AWAY: Final = ("192.0.2.1", "2001:db8::1")
+FAR_AWAY: Final = ("192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1")
 MOST_ROUNDS: Final = 8
 
 

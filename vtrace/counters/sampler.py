@@ -36,6 +36,8 @@ __all__ = ["Sampler"]
 _PAUSE: Final = 20
 """A source is not read again before so many times the time it took: 5 % of a CPU at most."""
 _REFRESH_NS: Final = 30_000_000_000
+_REPEAT_NS: Final = 10_000_000_000
+"""How often all objects are given out: a part of a recording then has all of them, too."""
 MOST_SOCKETS: Final = 1024
 MOST_OBJECTS: Final = 8192
 _NUMBERED: Final = re.compile(r"\d+")
@@ -66,25 +68,30 @@ class Sampler:
         self._groups: list[str] = []
         self._due: dict[str, int] = {}
         self._whole = False
+        self._repeat_ns = 0
         self.missing: list[str] = []
         """What could not be read, each in a sentence, once."""
 
     def sample(self, *, all_: bool = False) -> Objects:
         """Return the objects that have changed since the last sample, by name.
 
-        A source that takes its time is left out now and then.
+        A source that takes its time is left out now and then, and now and then all are returned.
 
         Args:
             all_: Return all, changed or not, and leave out none.
         """
         self._whole = all_
+        now_ns = time.monotonic_ns()
+        repeat = all_ or now_ns >= self._repeat_ns
+        if repeat:
+            self._repeat_ns = now_ns + _REPEAT_NS
         self._refresh()
         found: Objects = {}
         for name, values in self._read():
             if name not in self._seen and len(self._seen) >= MOST_OBJECTS:
                 self._note(f"more than {MOST_OBJECTS} counted objects: the others are left out")
                 continue
-            if all_ or self._changed(name, values):
+            if repeat or self._changed(name, values):
                 found[name] = values
                 self._seen[name] = values
         return found

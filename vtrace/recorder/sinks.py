@@ -132,9 +132,12 @@ class FlightSink:
         self.trigger = trigger
         self._kind = _TRIGGER_KINDS[trigger]
         self._metadata = Metadata()
+        self._before = Metadata()
         self._held: deque[EventBatch] = deque()
         self._sink: RotatingSink | None = None
         self._until = 0
+        self._written_ns = 0
+        self._left_out = False
         self.triggered_ns: int | None = None
         """Time of the first event that triggered; None: none has."""
 
@@ -146,16 +149,18 @@ class FlightSink:
     def write(self, batch: EventBatch) -> None:
         """Hold a batch, or write it behind a trigger."""
         self._metadata.update(batch.meta)
-        newest = int(batch["time"][-1]) if len(batch) else 0
+        newest = self._time_of(batch)
         hits = batch["time"][self._triggers(batch)]
         if len(hits):
             if self.triggered_ns is None:
                 self.triggered_ns = int(hits[0])
             self._until = int(hits[-1]) + self._after_ns
         self._held.append(batch)
-        while len(self._held) > 1 and newest - self._last_time(self._held[0]) > self._hold_ns:
-            self._held.popleft()
-        if newest and newest <= self._until:
+        while len(self._held) > 1 and newest - self._time_of(self._held[0]) > self._hold_ns:
+            old = self._held.popleft()
+            self._left_out |= len(old) > 0
+            self._before.update(old.meta)
+        if len(hits) or newest <= self._until:
             self._write_held()
 
     def _triggers(self, batch: EventBatch) -> Any:
@@ -167,22 +172,40 @@ class FlightSink:
         return hit
 
     @staticmethod
-    def _last_time(batch: EventBatch) -> int:
-        return int(batch["time"][-1]) if len(batch) else 0
+    def _time_of(batch: EventBatch) -> int:
+        # The last event, or the clock: a batch may have samples and no events.
+        last = int(batch["time"][-1]) if len(batch) else 0
+        anchors = batch.meta.get("clock") or [{}]
+        return max(last, int(anchors[-1].get("monotonic_ns", 0)))
 
     def _write_held(self) -> None:
+        # Counters as they were before the first event that is kept, not as they are now.
+        before = self._before.sections.get("counters")
+        meta: dict[str, Any] = {"counters": before} if before else {}
         if self._sink is None:
             self._sink = self._make()
-            self._sink.write(EventBatch.empty(dict(self._metadata.sections)))
+            self._sink.write(EventBatch.empty(self._uncounted() | meta))
+        elif self._left_out:
+            meta["gap"] = {
+                "first_ns": self._written_ns,
+                "last_ns": next((int(b["time"][0]) for b in self._held if len(b)), self._until),
+            }
+            self._sink.write(EventBatch.empty(meta))
+        self._left_out = False
         for batch in self._held:
             self._sink.write(batch)
+            self._before.update(batch.meta)
+            self._written_ns = max(self._written_ns, self._time_of(batch))
         self._held.clear()
+
+    def _uncounted(self) -> dict[str, Any]:
+        return {n: section for n, section in self._metadata.sections.items() if n != "counters"}
 
     def close(self) -> None:
         """Finish the file, if there is one."""
         if self._sink:
-            closing = dict(self._metadata.sections)
-            self._sink.write(EventBatch.empty(closing))
+            # Counters of now are of no use: what they counted since is not in the file.
+            self._sink.write(EventBatch.empty(self._uncounted()))
             self._sink.close()
 
 

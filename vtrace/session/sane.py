@@ -18,6 +18,10 @@ MOST_QUEUES: Final = 1 << 16
 _TEXTS: Final = ("vm", "device", "name", "backend", "ring", "interface", "role")
 _NUMBERS: Final = ("pid", "size", "ifindex", "generation", "features")
 
+# Parts of ``config``: lists of objects, objects by name.
+_CONFIG_ROWS: Final = ("qdiscs", "neighbours", "routes")
+_CONFIG_OBJECTS: Final = ("links", "threads", "cgroups", "netdevs", "nics")
+
 # Time of a lifecycle -> probe points without which nobody can see it.
 _POINTS: Final = {
     "kick_ns": ("ioeventfd_write",),
@@ -100,6 +104,45 @@ def _names(section: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in section.items() if isinstance(value, str)}
 
 
+def _counters(section: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, values in section.items():
+        if name == "missing":
+            found[name] = _sentences(values)
+        elif isinstance(values, dict):
+            lo_ns, hi_ns = _count(values.get("lo_ns")), _count(values.get("hi_ns"))
+            if 0 < lo_ns <= hi_ns:
+                found[name] = {
+                    key: value
+                    for key, value in values.items()
+                    if isinstance(value, str) or _is_number(value)
+                }
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int and -(1 << 63) <= value < 1 << 64
+
+
+def _sentences(section: Any) -> list[str]:
+    return [one for one in section if isinstance(one, str)] if isinstance(section, list) else []
+
+
+def _config(section: Mapping[str, Any]) -> dict[str, Any]:
+    # What stands in a row is the reader's to look at; that there are rows is seen to here.
+    found: dict[str, Any] = {}
+    for name, part in section.items():
+        if name == "missing":
+            found[name] = _sentences(part)
+        elif name in _CONFIG_ROWS and isinstance(part, list):
+            found[name] = [row for row in part if isinstance(row, dict)]
+        elif name in _CONFIG_OBJECTS and isinstance(part, dict):
+            found[name] = _objects(part)
+        elif name not in _CONFIG_ROWS and name not in _CONFIG_OBJECTS and isinstance(part, dict):
+            found[name] = part
+    return found
+
+
 def _exits(section: list[Any]) -> list[Any]:
     found = []
     for row in section:
@@ -129,6 +172,9 @@ _SANE: Final[dict[str, tuple[type, Callable[[Any], Any]]]] = {
     "reasons": (dict, _names),
     "comms": (dict, _names),
     "exits": (list, _exits),
+    "counters": (dict, _counters),
+    "config": (dict, _config),
+    "gap": (dict, _loss),
     "host": (dict, dict),
     "capture": (dict, dict),
     "clock": (list, list),
