@@ -160,7 +160,7 @@ class FlightSink:
             old = self._held.popleft()
             self._left_out |= len(old) > 0
             self._before.update(old.meta)
-        if len(hits) or newest <= self._until:
+        if len(hits) or 0 < newest <= self._until:
             self._write_held()
 
     def _triggers(self, batch: EventBatch) -> Any:
