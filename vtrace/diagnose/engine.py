@@ -12,7 +12,6 @@ from vtrace.diagnose import overflow, rules
 from vtrace.diagnose.causes import Causes, Episode
 from vtrace.diagnose.findings import (
     BlindSpot,
-    Burst,
     Certainty,
     Diagnosis,
     Finding,
@@ -241,10 +240,8 @@ class Diagnoser:
             if cell.lost:
                 code = site.code if site else _code_of(scene, cell, by_queue)
                 row.dropped[code] = row.dropped.get(code, 0) + cell.count
-                row.bursts += [
-                    Burst(start_ns=s.start_ns, end_ns=s.end_ns, packets=s.packets)
-                    for s in cell.spans
-                ]
+                near = by_queue.get(cell.queue, []) if cell.end == End.REFUSED else []
+                row.bursts += overflow.bursts_in(scene, cell.spans, near)
                 if cell.end == End.REFUSED:
                     refused[owner, scene.queue_name(cell.queue), code][name] += cell.count
             elif cell.end in (End.DELIVERED, End.SENT):

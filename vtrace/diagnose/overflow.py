@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from vtrace.diagnose.scene import Owner, Scene
+    from vtrace.diagnose.tally import Span
 
-__all__ = ["code_of", "overflows"]
+__all__ = ["bursts_in", "code_of", "overflows"]
 
 SURE: Final = 0.8
 """Share of the time above which what the reader did is the proven cause."""
@@ -220,6 +221,31 @@ def _bursts(scene: Scene, group: list[Episode], limit: int | None) -> list[Burst
         )
         for one in largest
     ]
+
+
+def bursts_in(scene: Scene, spans: Iterable[Span], episodes: Iterable[Episode]) -> list[Burst]:
+    """Return bursts of a flow, with what is known of the queue meanwhile."""
+    found = []
+    near = sorted(episodes, key=lambda one: one.start_ns)
+    for span in spans:
+        inside = [
+            one for one in near if one.start_ns <= span.end_ns and span.start_ns <= one.end_ns
+        ]
+        instead: Counter[int] = Counter()
+        for one in inside:
+            instead.update(one.instead)
+        depth = max((one.depth for one in inside), default=0) or None
+        found.append(
+            Burst(
+                start_ns=span.start_ns,
+                end_ns=span.end_ns,
+                packets=span.packets,
+                depth=depth,
+                limit=depth,
+                running=_who(scene, instead),
+            )
+        )
+    return found
 
 
 def _who(scene: Scene, instead: Counter[int]) -> str:
