@@ -89,6 +89,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--flight", type=seconds, metavar="TIME", help="flight recorder: hold the last TIME")
     add("--trigger", choices=_TRIGGERS, help="what makes the flight recorder write")
     add("--after", type=seconds, default=1.0, metavar="TIME", help="go on so long behind it")
+    add(
+        "--sample-every",
+        type=seconds,
+        default=1.0,
+        metavar="TIME",
+        help="read the host's counters so often; 0: at start and end",
+    )
     add("--ring-size", type=power_of_two, default=32 << 20, metavar="SIZE", help="of each ring")
     add("--max-loss", type=int, metavar="N", help="exit code 3 if more than N records are lost")
     add("--quiet", action="store_true", help="say nothing but errors")
@@ -145,6 +152,7 @@ def _attach(args: argparse.Namespace) -> Any:
         ring_bytes=args.ring_size,
         each_exit=args.exits,
         programs=programs,
+        sample_every_s=args.sample_every,
     )
     return attach(request, lambda text: _say(args, text))
 
