@@ -215,6 +215,8 @@ class Diagnoser:
         by_queue: dict[int, list[Episode]] = defaultdict(list)
         for episode in episodes:
             by_queue[episode.queue].append(episode)
+        for queue in by_queue.values():
+            queue.sort(key=lambda one: one.start_ns)
         rows: dict[tuple[str, str, Owner], FlowRow] = {}
         refused: dict[tuple[Owner, str, str], Counter[str]] = defaultdict(Counter)
         for cell in cells:
@@ -350,16 +352,10 @@ def _code_of(scene: Scene, cell: Cell, by_queue: Mapping[int, list[Episode]]) ->
     # The episodes that these refusals were in; the one with most of them names the code.
     if cell.end == End.VANISHED:
         return "unexplained"
-    best, most = "R5a", 0
-    for episode in by_queue.get(cell.queue, ()):
-        inside = sum(
-            span.packets
-            for span in cell.spans
-            if span.start_ns <= episode.end_ns and span.end_ns >= episode.start_ns
-        )
-        if inside > most:
-            best, most = overflow.code_of(scene, episode), inside
-    return best
+    found = overflow.episodes_in(cell.spans, by_queue.get(cell.queue, []))
+    if not found:
+        return "R5a"
+    return overflow.code_of(scene, max(found, key=lambda one: one.packets))
 
 
 def _order(finding: Finding) -> tuple[int, int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Final
 
@@ -11,12 +12,12 @@ from vtrace.diagnose.findings import Burst, Certainty, Evidence, Finding
 from vtrace.diagnose.words import count, duration, owner_text, percent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from vtrace.diagnose.scene import Owner, Scene
     from vtrace.diagnose.tally import Span
 
-__all__ = ["bursts_in", "code_of", "overflows"]
+__all__ = ["bursts_in", "code_of", "episodes_in", "overflows"]
 
 SURE: Final = 0.8
 """Share of the time above which what the reader did is the proven cause."""
@@ -223,14 +224,22 @@ def _bursts(scene: Scene, group: list[Episode], limit: int | None) -> list[Burst
     ]
 
 
-def bursts_in(scene: Scene, spans: Iterable[Span], episodes: Iterable[Episode]) -> list[Burst]:
+def episodes_in(spans: Iterable[Span], episodes: Sequence[Episode]) -> list[Episode]:
+    """Return the episodes of a queue, which are in order, that share time with a span."""
+    found: list[Episode] = []
+    for span in spans:
+        # They do not overlap, so their ends are in order too.
+        first = bisect_left(episodes, span.start_ns, key=lambda one: one.end_ns)
+        last = bisect_right(episodes, span.end_ns, key=lambda one: one.start_ns)
+        found += episodes[first:last]
+    return found
+
+
+def bursts_in(scene: Scene, spans: Iterable[Span], episodes: Sequence[Episode]) -> list[Burst]:
     """Return bursts of a flow, with what is known of the queue meanwhile."""
     found = []
-    near = sorted(episodes, key=lambda one: one.start_ns)
     for span in spans:
-        inside = [
-            one for one in near if one.start_ns <= span.end_ns and span.start_ns <= one.end_ns
-        ]
+        inside = episodes_in([span], episodes)
         instead: Counter[int] = Counter()
         for one in inside:
             instead.update(one.instead)
