@@ -46,7 +46,8 @@ def trusted(folder: Path, uid: int) -> bool:
 def _version() -> str:
     # numba looks at the file of a kernel, not at those of the kernels it calls: look at all.
     digest = hashlib.sha256()
-    for path in sorted([*_HERE.glob("*.py"), _HERE.parent / "model.py"]):
+    others = _HERE.parent.glob("diagnose/stalls_*.py")
+    for path in sorted([*_HERE.glob("*.py"), *others, _HERE.parent / "model.py"]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
