@@ -47,7 +47,7 @@ def loaded(tmp_path, root):
     return run
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["diagnose", "--help"]])
 def test_help_loads_nothing_heavy(loaded, arguments):
     assert loaded(RUN, *arguments) & HEAVY == set()
 
@@ -57,7 +57,7 @@ def test_help_of_record_loads_no_view(loaded):
     assert modules & {"numba", "pandas", "scapy", "textual"} == set()
 
 
-@pytest.mark.parametrize("verb", ["report", "lifecycles"])
+@pytest.mark.parametrize("verb", ["report", "lifecycles", "diagnose"])
 def test_reading_loads_no_view_and_no_bcc(loaded, root, verb):
     trace = root / "examples" / "traces" / "quiet.vtrace"
     modules = loaded(RUN, verb, str(trace))

@@ -117,12 +117,22 @@ def test_the_verdict_of_many_causes_names_the_first():
 def test_the_verdict_without_loss():
     assert headline(diagnoses.healthy(), TIMES) == (
         "No UDP packet was lost between 12:00:05.000000 and 12:00:15.000000; "
-        "4,000 reached cpx's driver, 348 came from cpx."
+        "4,000 reached cpx's driver; 348 came from cpx."
     )
     since_start = dataclasses.replace(TIMES, relative=True)
     assert headline(diagnoses.healthy(), since_start).startswith(
         "No UDP packet was lost in 10.0s; "
     )
+
+
+def test_what_waits_in_the_ring_has_not_reached_the_driver():
+    diagnosis = diagnoses.healthy()
+    (ring,) = [row for row in diagnosis.ledger if row.hop == "guest ring"]
+    ring.left, ring.occupancy_change = 256, 3744
+    text = headline(diagnosis, TIMES)
+    assert "; 4,000 reached cpx's ring, 256 of them its driver; 348 came from cpx." in text
+    diagnosis.ledger.remove(ring)
+    assert "; 4,000 reached cpx's ring; 348" in headline(diagnosis, TIMES)
 
 
 @pytest.mark.parametrize("doubt", ["lost records", "unexplained", "disagreement"])
@@ -158,7 +168,7 @@ def test_many_guests_are_summed_up():
     diagnosis = diagnoses.healthy()
     (row, *_) = diagnosis.ledger
     diagnosis.ledger = [
-        dataclasses.replace(row, vm=f"vm{number}", hop="guest ring", left=10) for number in range(5)
+        dataclasses.replace(row, vm=f"vm{number}", hop="vhost", left=10) for number in range(5)
     ]
     assert headline(diagnosis, TIMES).endswith("; 50 were carried for 5 guests.")
 
@@ -272,7 +282,7 @@ def test_the_configuration_alone():
     assert text.index("C-txqueuelen") < text.index("C-kernel")
     nothing = diagnoses.lossy()
     nothing.review = []
-    assert "Nothing in the configuration" in config_lines(nothing, look())[0]
+    assert "Nothing in the configuration costs" in config_lines(nothing, look())[0]
 
 
 # The ledger

@@ -32,6 +32,7 @@ VERBS: Final[dict[str, str]] = {
     "packets": "print packets with their chain and their end, one a line",
     "exits": "print VM exits, one a line",
     "drops": "print dropped packets: reason, place, flow",
+    "diagnose": "say where packets were lost, why, and what to do",
     "filter": "write the matching part of a recording to a smaller file",
     "completion": "print a completion script for a shell",
     "man": "print the manual page",

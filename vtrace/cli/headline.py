@@ -18,8 +18,10 @@ __all__ = ["Times", "headline", "packets_text"]
 
 MANY: Final = 3
 """Causes and guests that are named one by one."""
-REACHED: Final = ("guest ring", "vhost", "tap")
-"""Hops that tell how many packets reached the guest, the best first."""
+REACHED: Final = ("vhost", "tap", "guest ring")
+"""Hops behind which a packet has reached the guest's ring, the best first."""
+SENT: Final = ("host", "tap")
+"""Hops that tell how many came from a guest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +144,7 @@ def _kept(diagnosis: Diagnosis, times: Times) -> str:
     doubtful = diagnosis.loss.get("lost") or diagnosis.unexplained or diagnosis.disagreements
     lost = "was seen to be lost" if doubtful else "was lost"
     texts = [text for text, count in counts if count]
-    return f"No {one} {lost}{when}; " + ", ".join(texts) + "."
+    return f"No {one} {lost}{when}; " + "; ".join(texts) + "."
 
 
 def _carried(diagnosis: Diagnosis) -> list[tuple[str, int]]:
@@ -150,29 +152,40 @@ def _carried(diagnosis: Diagnosis) -> list[tuple[str, int]]:
     found: list[tuple[str, int]] = []
     guests = list(dict.fromkeys(row.vm for row in diagnosis.ledger if row.vm))
     for vm in guests:
-        name = f"{vm}'s driver"
-        for hop in REACHED:
-            counts = [
-                row.left
-                for row in diagnosis.ledger
-                if (row.vm, row.direction, row.hop) == (vm, "rx", hop) and row.left is not None
-            ]
-            if counts:
-                reached = name if hop == "guest ring" else f"{vm}'s ring"
-                count = sum(counts)
-                found.append((f"{count_text(count)} reached {reached}", count))
-                break
-        sent = [
-            row.entered
-            for row in diagnosis.ledger
-            if (row.vm, row.direction, row.hop) == (vm, "tx", "tap") and row.entered is not None
-        ]
+        reached = _sum(diagnosis, vm, "rx", REACHED, "left")
+        taken = _sum(diagnosis, vm, "rx", ("guest ring",), "left")
+        if reached and taken is None:
+            found.append((f"{count_text(reached)} reached {vm}'s ring", reached))
+        elif reached and taken is not None:
+            text = f"{count_text(reached)} reached {vm}'s "
+            text += (
+                "driver" if taken >= reached else f"ring, {count_text(taken)} of them its driver"
+            )
+            found.append((text, reached))
+        # Behind the tap one knows the protocol; at it, frames of any are counted.
+        sent = _sum(diagnosis, vm, "tx", SENT, "entered")
         if sent:
-            found.append((f"{count_text(sum(sent))} came from {vm}", sum(sent)))
+            found.append((f"{count_text(sent)} came from {vm}", sent))
     if len(guests) > MANY:
         count = sum(count for _, count in found)
         return [(f"{count_text(count)} were carried for {len(guests)} guests", count)]
     return found
+
+
+def _sum(
+    diagnosis: Diagnosis, vm: str, direction: str, hops: Sequence[str], side: str
+) -> int | None:
+    # Over the queues, at the first of the hops that was seen.
+    for hop in hops:
+        counts = [
+            getattr(row, side)
+            for row in diagnosis.ledger
+            if (row.vm, row.direction, row.hop) == (vm, direction, hop)
+        ]
+        seen = [count for count in counts if count is not None]
+        if seen:
+            return sum(seen)
+    return None
 
 
 def _span(diagnosis: Diagnosis, times: Times) -> str:

@@ -80,8 +80,8 @@ def verdict_lines(diagnosis: Diagnosis, look: Look) -> list[str]:
     return lines
 
 
-def config_lines(diagnosis: Diagnosis, look: Look) -> list[str]:
-    """Return the review of the configuration alone."""
+def config_lines(diagnosis: Diagnosis, look: Look, *, known: bool = True) -> list[str]:
+    """Return the review of the configuration alone; ``known``: the recording has it."""
     points = sorted(diagnosis.review, key=lambda point: -point.weight)
     if points:
         costly = sum(point.weight == LOSES for point in points)
@@ -89,8 +89,10 @@ def config_lines(diagnosis: Diagnosis, look: Look) -> list[str]:
         if costly:
             text += f", {costly} of them may lose packets"
         lines = [look.style.bold(text + "."), "", *review_lines(points, look)]
+    elif known:
+        lines = [look.style.bold("Nothing in the configuration costs packets or time.")]
     else:
-        lines = [look.style.bold("Nothing in the configuration speaks against it.")]
+        lines = ["The recording does not say how the host was configured."]
     notes = _note_lines(diagnosis, look)
     return [*lines, *(["", *notes] if notes else [])]
 

@@ -1,0 +1,157 @@
+"""Diagnosis of this host: record for a while, then judge the recording.
+
+What is recorded goes to the file of ``-w``, or to one without a name that is gone with us. So the
+probes are read as fast as ``vtrace record`` does, and live and file are one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from datetime import UTC
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
+
+from parsers.tracefile import TraceWriter, open_trace
+from vtrace.cli import options, say
+from vtrace.cli.diagnose import finish
+from vtrace.errors import VtraceError
+from vtrace.recorder.sinks import RotatingSink, record
+from vtrace.session import Session
+
+if TYPE_CHECKING:
+    import argparse
+
+    from parsers.batch import EventBatch
+    from probes.attach import Attached
+
+__all__ = ["Until", "attach", "diagnose"]
+
+MAX_BYTES: Final = 1_000_000_000
+"""Size at which a recording without a name ends."""
+AGAIN_S: Final = 2.0
+"""A signal so long after the first is a second one: leave at once."""
+
+
+def attach(args: argparse.Namespace) -> Attached:
+    """Attach the probes; say on stderr what goes on."""
+    from probes.attach import Request
+    from vtrace.recorder.live import attach as start
+
+    return start(Request(vm=args.vm), say)
+
+
+def diagnose(args: argparse.Namespace) -> int:
+    """Record, diagnose, print; return the exit code."""
+    options.max_loss(args)
+    window = options.window(args)
+    with Until(args) as until:
+        attached = attach(args)
+        try:
+            file = None if args.write else unnamed()
+            sink: Any = RotatingSink(args.write) if file is None else FileSink(file)
+        except BaseException:
+            attached.close()
+            raise
+        end = "Ctrl-C gives the verdict" if args.duration is None else f"for {args.duration:g} s"
+        say(f"watching this host; {end}")
+        until.begin()
+        totals = record(attached, sink, until)
+    if totals.failure and not totals.events:
+        raise totals.failure
+    if until.full:
+        say(f"the recording has {totals.written_bytes / 1e6:.0f} MB (--size), so it ends here")
+    if file is not None:
+        file.seek(0)
+    with open_trace(args.write if file is None else file) as trace:
+        session = Session(trace, window=window, zone=UTC if args.utc else None)
+        diagnosis = session.diagnose(args.protocol)
+        diagnosis.source = args.write or "live"
+        code = finish(session, diagnosis, args, source=args.write or "")
+    if totals.failure:
+        raise totals.failure
+    return code
+
+
+def unnamed() -> BinaryIO:
+    """Return a file that has no name, and is gone when it is closed.
+
+    Raises:
+        VtraceError: There is no room for one.
+    """
+    # Large files are for /var/tmp: /tmp may be memory.
+    folder = os.environ.get("TMPDIR") or ("/var/tmp" if Path("/var/tmp").is_dir() else None)
+    try:
+        return tempfile.TemporaryFile(dir=folder)
+    except OSError as error:
+        raise VtraceError(
+            f"there is no place for the recording: {folder}: {error.strerror}; "
+            "set TMPDIR, or give -w FILE"
+        ) from error
+
+
+class FileSink:
+    """Writes batches into an open file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._writer = TraceWriter(file.fileno())
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes written so far."""
+        return self._writer.bytes_written
+
+    def write(self, batch: EventBatch) -> None:
+        """Write a batch."""
+        self._writer.write(batch)
+
+    def close(self) -> None:
+        """Finish the recording; the file stays open."""
+        self._writer.close()
+
+
+class Until:
+    """Says when to stop: time, size or signal. Inside of ``with`` it takes the signals."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._duration: float | None = args.duration
+        self._size = args.size or (None if args.write else MAX_BYTES)
+        self._deadline: float | None = None
+        self._signalled = 0.0
+        self._before: dict[int, Any] = {}
+        self.full = False
+        """The recording reached its size."""
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, *_: object) -> None:
+        # Several processes may pass on one Ctrl-C (a shell, timeout, sudo): that is one.
+        now = time.monotonic()
+        if self._signalled and now - self._signalled > AGAIN_S:
+            raise KeyboardInterrupt
+        self._signalled = self._signalled or now
+
+    def begin(self) -> None:
+        """Start the clock."""
+        if self._duration is not None:
+            self._deadline = time.monotonic() + self._duration
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal came."""
+        return self._signalled > 0
+
+    def __call__(self, events: int = 0, written_bytes: int = 0) -> bool:
+        """Tell whether to stop, with that much recorded."""
+        self.full = self._size is not None and written_bytes >= self._size
+        late = self._deadline is not None and time.monotonic() >= self._deadline
+        return self.interrupted or late or self.full
