@@ -69,11 +69,12 @@ def run(command: list[str]) -> tuple[bytes | None, str]:
         with process.stdout:
             output = process.stdout.read(LONGEST_BYTES + 1)
         if len(output) > LONGEST_BYTES:
-            process.kill()
             return None, f"more than {LONGEST_BYTES >> 20} MiB of them"
         code = process.wait()
     finally:
         timer.cancel()
+        process.kill()
+        process.wait()
     if code < 0:
         return None, f"nft took longer than {LONGEST_S:g} s"
     if code:
@@ -100,7 +101,8 @@ def drops_packets(part: Any) -> bool:
         return False
     if "drop" in part or "reject" in part:
         return True
-    return part.get("xt", {}).get("name") in {"DROP", "REJECT"} if "xt" in part else False
+    target = part.get("xt")  # of iptables-nft, where nft has no words of its own for it
+    return isinstance(target, dict) and target.get("name") in {"DROP", "REJECT"}
 
 
 def lines(path: Path) -> list[str]:

@@ -236,16 +236,20 @@ def concerned_links(
     links: dict[str, dict[str, Any]], taps: frozenset[str], ways_out: set[str]
 ) -> set[str]:
     """Return the links that packets of guests may pass: taps, their bridges, the ways out."""
-    found = {*taps, *ways_out}
-    for name in found:
-        while (name := links.get(name, {}).get("master", "")) and name not in found:
-            found.add(name)
+    found = with_all(links, {*taps, *ways_out}, "master")
     bridges = {name for name in found if links.get(name, {}).get("kind") == "bridge"}
     found |= {name for name, link in links.items() if link.get("master") in bridges}
-    for name in list(found):
-        while (name := links.get(name, {}).get("lower", "")) and name not in found:
-            found.add(name)
+    found = with_all(links, found, "lower")
     return {name for name in found if name in links}
+
+
+def with_all(links: dict[str, dict[str, Any]], names: set[str], key: str) -> set[str]:
+    """Return links, and what they name under a key, and what that names, and so on."""
+    found, new = set[str](), names
+    while new:
+        found |= new
+        new = {links.get(name, {}).get(key, "") for name in new} - found - {""}
+    return found
 
 
 def keep_links(found: Namespace, concerned: set[str]) -> None:
