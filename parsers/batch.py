@@ -4,8 +4,8 @@ A batch is columns, not objects: one numpy array per wire field, all of one leng
 (time, cpu, seq). Captured packet bytes stand beside them for the rows that have some. Everything
 that is not an event (queue table, configuration, clock anchors, probe states, counters) travels as
 ``meta``: a dict of JSON-able sections, each complete in itself, present only in batches where it is
-new or has changed; but of ``counters`` those objects alone that have changed. ``Metadata`` puts the
-sections together again.
+new or has changed; but of ``counters`` and ``rings`` those objects alone that have changed.
+``Metadata`` puts the sections together again.
 
 Sections of ``meta`` (all keys strings, as JSON has it):
 
@@ -27,6 +27,10 @@ capture        {filter, display, snaplen, vm, options}
 counters       {object: {lo_ns, hi_ns, counter: number, ...}, missing?: [sentences]} what the kernel
                and the guests count anyway: all objects at the start and at the end of a recording,
                in between those that changed. docs/trace-file.md lists them
+rings          {queue id: {lo_ns, hi_ns, avail, used, used_event, avail_event, avail_flags,
+               used_flags}} indices and flags of a split ring as they stood in guest memory between
+               the two times; the times alone: could not be read. All rings at the end; in between
+               those that changed, or whose used_event is not the device's place
 config         what of the host's configuration concerns packets of guests, as
                vtrace/inventory/network.py has it
 gap            {first_ns, last_ns} events between these times were not kept: a flight recorder's
@@ -51,6 +55,7 @@ Array = NDArray[Any]
 
 MOST_COUNTED: Final = 1 << 16
 """Objects that ``counters`` may have in all: a reader keeps the newest of each."""
+_BY_OBJECT: Final = ("counters", "rings")
 MOST_SENTENCES: Final = 256
 """... and sentences on what of them is missing, each once."""
 
@@ -169,13 +174,13 @@ class Metadata:
     def update(self, meta: Mapping[str, Any]) -> None:
         """Take in the sections of one batch.
 
-        ``clock`` keeps its first anchor too, ``counters`` the objects that are not repeated.
+        ``clock`` keeps its first anchor too, ``counters`` and ``rings`` what is not repeated.
         """
         for name, section in meta.items():
             if name == "clock" and self.sections.get("clock"):
                 first = self.sections["clock"][0]
                 self.sections["clock"] = [first, *[a for a in section if a != first]]
-            elif name == "counters":
+            elif name in _BY_OBJECT:
                 self.sections[name] = counted(self.sections.get(name), section)
             else:
                 self.sections[name] = section
@@ -191,8 +196,9 @@ class Metadata:
 def joined(older: Mapping[str, Any], newer: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metadata of two batches as that of one in their place."""
     both = {**older, **newer}
-    if "counters" in older and "counters" in newer:
-        both["counters"] = counted(older["counters"], newer["counters"])
+    for name in _BY_OBJECT:
+        if name in older and name in newer:
+            both[name] = counted(older[name], newer[name])
     return both
 
 

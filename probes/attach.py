@@ -217,6 +217,7 @@ def _serve(
     kernel = preflight.Kernel()
     loaded = loader.load(options, kernel, lambda text: say(progress=text))
     from parsers.tracefile import TraceWriter
+    from probes.ringsample import ring_sampler
     from probes.source import LiveSource
 
     loaded.attach()
@@ -226,7 +227,7 @@ def _serve(
         name_queue=host.name_queue,
         name_thread=host.name_thread,
         static={"capture": asdict(request), "vms": host.vms_json},
-        samplers=host.samplers(),
+        samplers=(*host.samplers(), ring_sampler(loaded)),
         sample_every_s=request.sample_every_s,
     )
     source.begin()

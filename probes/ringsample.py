@@ -12,9 +12,13 @@ import struct
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Place", "Reader", "RingSampler", "places_of", "read_memory"]
+if TYPE_CHECKING:
+    from probes.loader import Loaded
+    from probes.sampling import Sampler
+
+__all__ = ["Place", "Reader", "RingSampler", "places_of", "read_memory", "ring_sampler"]
 
 _MOST_SIZE = 32768
 _MOST_ADDRESS = 1 << 57
@@ -146,6 +150,17 @@ class RingSampler:
             "avail_flags": avail_flags,
             "used_flags": used_flags,
         }
+
+
+def ring_sampler(loaded: Loaded) -> Sampler:
+    """Return a sampler of the rings that loaded programs know: section ``rings``."""
+    sampler = RingSampler(lambda: places_of(loaded.table("queues")))
+
+    def rings(whole: bool) -> dict[str, Any]:
+        rows = sampler.sample(whole=whole)
+        return {"rings": rows} if rows else {}
+
+    return rings
 
 
 # Little-endian: vhost on x86-64, legacy devices included.

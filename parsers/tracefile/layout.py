@@ -87,6 +87,7 @@ SHAPES: Final[dict[str, type]] = {
     "vms": list,
     "capture": dict,
     "counters": dict,
+    "rings": dict,
     "config": dict,
     "gap": dict,
     "end": dict,

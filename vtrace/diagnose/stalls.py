@@ -80,6 +80,8 @@ class Stalls:
         self._serial = 0
         self._loss: int | None = None
         self._gap = False
+        # The newest hole of a flight recorder: the section is repeated at the end.
+        self._hole: Any = {}
         self._first_ns: int | None = None
         # Episodes of the last batch wait for the next one's counters: it may tell of a loss.
         self._fresh: list[NDArray[Any]] = []
@@ -93,12 +95,17 @@ class Stalls:
         if meta is not None and not self._entries and "queues" not in own:
             own = {name: meta.section(name) for name in ("queues", "threads")} | dict(own)
         self._learn(own)
-        lost = self._lost(own) or self._gap
+        if self._gap or own.get("gap", self._hole) != self._hole:
+            self._hole = own.get("gap", self._hole)
+            self._gap = False
+            self.discarded += len(self._fresh)
+            self._fresh = []
+            engine.forget(self._queues, self._threads)
+        lost = self._lost(own)
         old = len(self._pending)
         self._hold(own)
         made = self._rows(batch, old)
         if lost:
-            self._gap = False
             engine.forget(self._queues, self._threads)
             self.discarded += len(made) + len(self._fresh)
             made, self._fresh = [], []

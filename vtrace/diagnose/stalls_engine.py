@@ -223,6 +223,9 @@ def sampled(
     used_event: Any, avail_event: Any, avail_flags: Any, used_flags: Any,
 ) -> Any:  # fmt: skip
     """Take in a ring sample, read between ``lo`` and ``hi``; not one older than the records."""
+    # One from before a flight recorder's hole, or repeated.
+    if hi < one[0]["now"] - 1_000_000_000:
+        return
     one[0]["now"] = max(one[0]["now"], hi)
     if q["avail_known"] and (avail - q["avail"]) & 0xFFFF >= 0x8000:
         return

@@ -173,6 +173,7 @@ _SANE: Final[dict[str, tuple[type, Callable[[Any], Any]]]] = {
     "comms": (dict, _names),
     "exits": (list, _exits),
     "counters": (dict, _counters),
+    "rings": (dict, _objects),
     "config": (dict, _config),
     "gap": (dict, _loss),
     "host": (dict, dict),
