@@ -30,7 +30,9 @@ def vhost_off(host: Host) -> Iterator[Review]:
             f" between {nic.interface} and the guest; vhost does it in a thread of its own."
         )
         if in_vain:
-            text += " vhost=on was given, and QEMU could not have it: is vhost_net loaded?"
+            text += (
+                " vhost=on was given and QEMU could not have it, as when vhost_net is not loaded."
+            )
         if lost:
             text += f" {packets(sum(one.packets or 0 for one in lost))} died on this way."
         yield Review(

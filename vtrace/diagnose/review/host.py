@@ -222,10 +222,17 @@ class Host:
         self.sysctls = mapping(self.config.get("sysctls"))
         self.online = cpus_of(mapping(self.config.get("cpus")).get("online")) or frozenset()
         self.threads = list(self._threads(vms))
+        self._threads_of: dict[str, list[Thread]] = {}
+        for thread in self.threads:
+            self._threads_of.setdefault(thread.vm, []).append(thread)
         self._features = features_of(queues)
         self._ways: dict[str, list[Link]] = {}
         self.nics = list(self._nics(vms))
         self.taps = {nic.link.key for nic in self.nics if nic.link is not None}
+        self._ports: dict[str, list[Link]] = {}
+        for link in self.links.values():
+            if link.key not in self.taps and not link.tap:
+                self._ports.setdefault(link.master, []).append(link)
 
     def _links(self) -> Iterator[tuple[str, Link]]:
         for key, value in list(mapping(self.config.get("links")).items())[:MOST]:
@@ -331,11 +338,7 @@ class Host:
 
     def ports_of(self, bridge: Link) -> list[Link]:
         """Return the ports of a bridge that are no guest's."""
-        return [
-            link
-            for link in self.links.values()
-            if link.master == bridge.key and link.key not in self.taps and not link.tap
-        ]
+        return list(self._ports.get(bridge.key, ()))
 
     def ways_out(self, nic: Nic) -> list[Link]:
         """Return the interfaces by which packets of a guest leave the host, or may."""
@@ -377,10 +380,11 @@ class Host:
             for queue in nic.queues
             if word(queue.get("direction")) in {"rx", "tx"}
         } - {None}
-        found = [t for t in self.threads if t.vm == nic.vm and t.tid in tids]
+        own = self._threads_of.get(nic.vm, [])
+        found = [thread for thread in own if thread.tid in tids]
         if found or not nic.vhost:
             return found
-        return [t for t in self.threads if t.vm == nic.vm and t.role == "vhost"]
+        return [thread for thread in own if thread.role == "vhost"]
 
     def inside(self, link: Link) -> str:
         """Return what to put before a command to run it where this interface is."""
