@@ -21,6 +21,8 @@ int vt_xmit_entry(struct pt_regs *ctx)
 	if (!id)
 		return 0;
 	vt_called(CALL_XMIT_ENTRY);
+	struct skb_packet held = {};
+	KREAD(held.ifindex, dev, OFF_DEV_IFINDEX);
 	vt_head(&p->record, VTRACE_KIND_ENQUEUE, now, 0, id);
 	KREAD(p->record.length, skb, OFF_SKB_LEN);
 	KREAD(data, skb, OFF_SKB_DATA);
@@ -28,8 +30,7 @@ int vt_xmit_entry(struct pt_regs *ctx)
 #ifdef FILTER_PACKETS
 	if (!vt_match_skb(data, vt_linear(skb, data), p->record.length, p->snap.vlan_tci,
 			  p->snap.vlan_proto)) {
-		u32 none = 0;
-		skbs.update(&skb, &none);
+		skbs.update(&skb, &held);
 		return 0;
 	}
 #endif
@@ -39,18 +40,19 @@ int vt_xmit_entry(struct pt_regs *ctx)
 		KREAD(producer, ring, OFF_RING_PRODUCER);
 		KREAD(consumer, ring, OFF_RING_CONSUMER_HEAD);
 		KREAD(size, ring, OFF_RING_SIZE);
-		u32 held = producer >= consumer ? producer - consumer : producer + size - consumer;
-		if (!held && size) {
+		u32 waiting = producer >= consumer ? producer - consumer : producer + size - consumer;
+		if (!waiting && size) {
 			KREAD(slots, ring, OFF_RING_QUEUE);
 			KREAD(slot, slots, 8 * (u64)producer);
 			if (slot)
-				held = size;
+				waiting = size;
 		}
-		p->record.count = held > 0xffff ? 0xffff : held;
+		p->record.count = waiting > 0xffff ? 0xffff : waiting;
 	}
 	p->record.packet = vt_new_id(1);
 	p->record.seq = vt_next_seq();
-	skbs.update(&skb, &p->record.packet);
+	held.packet = p->record.packet;
+	skbs.update(&skb, &held);
 	x->skb = skb;
 	return 0;
 }
@@ -85,8 +87,8 @@ int vt_recv_entry(struct pt_regs *ctx)
 	if (!t || !t->queue)
 		return 0;
 	KREAD(skb, msg, OFF_MSG_CONTROL);
-	u32 *packet = skb ? skbs.lookup(&skb) : 0;
-	t->packet = packet ? *packet : 0;
+	struct skb_packet *packet = skb ? skbs.lookup(&skb) : 0;
+	t->packet = packet ? packet->packet : 0;
 #ifdef FILTER_PACKETS
 	if (!t->packet) {
 		vt_pops_drop(MAX_HELD);

@@ -127,6 +127,13 @@ struct exit_total {
 	u64 ns;
 };
 
+/* A packet in a tap's ring. Where QEMU reads the tap itself nobody sees it leave, and its skb is
+ * used again for others: those are on another device. */
+struct skb_packet {
+	u32 packet;	/* 0: not one that the capture filter wants */
+	u32 ifindex;
+};
+
 struct xmit_state {
 	u64 skb;
 	u32 matched;
@@ -151,7 +158,7 @@ BPF_HASH(tasks, u32, struct task_state, 16384);
 BPF_HASH(threads, u32, struct thread_role, 16384);
 BPF_HASH(vms, u32, u32, 1024);
 BPF_HASH(taps, u32, u32, 1024);
-BPF_TABLE("lru_hash", u64, u32, skbs, 65536);
+BPF_TABLE("lru_hash", u64, struct skb_packet, skbs, 65536);
 
 static __always_inline void vt_called(u32 index)
 {

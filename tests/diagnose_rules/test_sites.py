@@ -39,6 +39,8 @@ def test_a_drop_gets_its_code_and_its_packets(reason, place, queue, frame, code,
     story = Story()
     traffic(story)
     story.send(START + 50 * MS, [away(v6=True)])
+    if place == "tun_get_user":
+        story.send(START + 59 * MS, [away()] * 13, lost=13)
     for index in range(13):
         story.drop(START + 60 * MS + index, frame, reason, place, queue)
     verdict = story.diagnose()

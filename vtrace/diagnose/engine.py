@@ -128,8 +128,16 @@ class Diagnoser:
         groups, copies, elsewhere = self._groups(cells)
         found = overflow.overflows(scene, episodes, lossy=lossy)
         found += rules.sites(scene, groups, lossy=lossy)
+        # What the tap rejected with a drop record is not counted again by its absence.
+        told_at_tap: Counter[Owner] = Counter()
+        for group in groups:
+            if (group.site.direction, group.site.hop) == ("tx", "tap"):
+                told_at_tap[group.site.owner] += group.packets
         for queue, sent in self._sends.queues.items():
-            found += rules.rejected(scene, queue, sent, lossy=lossy)
+            owner = scene.owner(queue)
+            known = min(told_at_tap[owner], sent.rejected)
+            told_at_tap[owner] -= known
+            found += rules.rejected(scene, queue, sent, known, lossy=lossy)
             late = rules.held_up(scene, queue, sent)
             found += [late] if late else []
         if not any(one.code == "R1" for one in found):
@@ -215,8 +223,8 @@ class Diagnoser:
         by_queue: dict[int, list[Episode]] = defaultdict(list)
         for episode in episodes:
             by_queue[episode.queue].append(episode)
-        for queue in by_queue.values():
-            queue.sort(key=lambda one: one.start_ns)
+        for those in by_queue.values():
+            those.sort(key=lambda one: one.start_ns)
         rows: dict[tuple[str, str, Owner], FlowRow] = {}
         refused: dict[tuple[Owner, str, str], Counter[str]] = defaultdict(Counter)
         for cell in cells:

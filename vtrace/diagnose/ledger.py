@@ -245,13 +245,17 @@ def _unserved(books: Books, owner: Owner, tap: LedgerRow) -> LedgerRow:
 
 def _away(scene: Scene, books: Books, owner: Owner) -> list[LedgerRow]:
     rows = []
+    told = _told_at_tap(scene, books, owner)
     for number, sent in sorted(books.sends.items()):
         if scene.owner(number) != owner:
             continue
-        dropped = {f"error {code}": frames for code, frames in sorted(sent.errors.items())}
-        silent = sent.rejected - sum(sent.errors.values())
-        if silent > 0:
-            dropped["rejected"] = silent
+        if sum(told.values()) == sent.rejected:
+            dropped, told = dict(told.most_common()), Counter()
+        else:
+            dropped = {f"error {code}": frames for code, frames in sorted(sent.errors.items())}
+            silent = sent.rejected - sum(sent.errors.values())
+            if silent > 0:
+                dropped["rejected"] = silent
         rows.append(
             LedgerRow(
                 direction="tx",
@@ -264,6 +268,19 @@ def _away(scene: Scene, books: Books, owner: Owner) -> list[LedgerRow]:
                 dropped=dropped,
                 unexplained=sent.frames - sent.entered - sum(dropped.values()),
                 note=ALL_PROTOCOLS,
+            )
+        )
+    if told and not rows:
+        rows.append(
+            LedgerRow(
+                direction="tx",
+                hop="tap",
+                vm=owner.vm,
+                device=owner.device or owner.interface,
+                dropped=dict(told.most_common()),
+                basis_in=Basis.UNSEEN,
+                basis_out=Basis.UNSEEN,
+                note="what vhost or QEMU sent to the tap was not seen",
             )
         )
     if scene.vhost.get(owner.interface) is False:
@@ -284,6 +301,18 @@ def _away(scene: Scene, books: Books, owner: Owner) -> list[LedgerRow]:
     return rows + _host_rows(scene, books, owner)
 
 
+def _told_at_tap(scene: Scene, books: Books, owner: Owner) -> Counter[str]:
+    # What the tap rejected with a drop record, by reason.
+    found: Counter[str] = Counter()
+    for group in books.groups:
+        if group.site.owner == owner and (group.site.direction, group.site.hop) == ("tx", "tap"):
+            for cell in group.cells:
+                found[scene.reason(cell.reason) if cell.reason is not None else "no reason"] += (
+                    cell.count
+                )
+    return found
+
+
 def _host_rows(scene: Scene, books: Books, owner: Owner) -> list[LedgerRow]:
     entered = sum(
         cell.count for cell in books.cells if cell.from_guest and scene.owner(cell.queue) == owner
@@ -299,7 +328,7 @@ def _host_rows(scene: Scene, books: Books, owner: Owner) -> list[LedgerRow]:
         return []
     rows = []
     through = entered
-    for hop in ("tap", "host", "qdisc", "socket"):
+    for hop in ("host", "qdisc", "socket"):
         if hop not in drops and hop != "host":
             continue
         lost = sum(drops[hop].values())

@@ -25,6 +25,8 @@ BRIDGE_PLACES: Final = ("br_", "__br_", "vxlan_")
 NEIGHBOUR_PLACES: Final = ("neigh_", "__neigh_", "arp_", "ndisc_")
 FULL_SOCKET: Final = frozenset(["SOCKET_RCVBUFF", "PROTO_MEM", "SOCKET_BACKLOG"])
 TAP_FILTERS: Final = frozenset(["TAP_TXFILTER", "TAP_FILTER"])
+FROM_GUEST_PLACES: Final = ("tun_get_user", "tun_sendmsg", "tun_xdp_one", "tun_rx_batched")
+"""Functions that only a frame of the guest comes through."""
 SNIFFERS: Final = ("packet_rcv", "tpacket_rcv", "packet_rcv_spkt", "packet_rcv_fanout")
 """Here a copy for a packet socket (tcpdump) is dropped, not the packet."""
 
@@ -108,8 +110,10 @@ def _whose(scene: Scene, cell: Cell) -> tuple[str, Owner]:
         return "tx", source
     if target:
         return "rx", target
-    # An address that nobody has answered for: on its way out at a tap, or a bridge with one.
     owners = scene.behind(interface)
+    if scene.place(cell.place).startswith(FROM_GUEST_PLACES):
+        return "tx", owners[0] if owners else Owner("", interface, interface)
+    # An address that nobody has answered for: on its way out at a tap, or a bridge with one.
     if not owners or cell.from_guest:
         return "", Owner()
     if len(owners) == 1:

@@ -119,7 +119,9 @@ def _cause(site: Site, reason: str, place: str, interface: str) -> str:
             return f"the socket on this host that {vm} sends to was full: its reader is too slow"
         case "T13":
             return f"{vm} sends to a port of this host on which nobody listens"
-        case "T6" | "T8":
+        case "T8":
+            return f"{interface or 'the tap'} is down, and so rejected what {vm} sent"
+        case "T6":
             return f"the tap rejected what {vm} sent{at}"
         case "R5a" | "R5e" | "R5f":
             return f"the tap{at} dropped what was for {vm}"
@@ -129,8 +131,11 @@ def _cause(site: Site, reason: str, place: str, interface: str) -> str:
     return f"the kernel dropped what {towards} {vm} in {place}{at}"
 
 
-def rejected(scene: Scene, queue: int, sent: Sent, *, lossy: bool) -> list[Finding]:
-    """Return findings of frames that vhost sent and the tap did not let in."""
+def rejected(scene: Scene, queue: int, sent: Sent, known: int, *, lossy: bool) -> list[Finding]:
+    """Return findings of frames that vhost sent and the tap did not let in.
+
+    Of those, ``known`` have a drop record, and so a finding.
+    """
     owner = scene.owner(queue)
     found = []
     by_code: dict[str, int] = defaultdict(int)
@@ -138,9 +143,11 @@ def rejected(scene: Scene, queue: int, sent: Sent, *, lossy: bool) -> list[Findi
         code = {EBADFD: "T7", EIO: "T8"}.get(error, "T6")
         by_code[code] += frames
     by_code["T6"] += sent.rejected - sum(sent.errors.values())
-    for code, frames in by_code.items():
-        if frames > 0:
-            found.append(_rejected(scene, queue, owner, code, frames, sent, lossy))
+    for code, frames in sorted(by_code.items(), reverse=True):
+        here = min(known, frames)
+        known -= here
+        if frames > here:
+            found.append(_rejected(scene, queue, owner, code, frames - here, sent, lossy))
     return found
 
 
