@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,26 @@ def place():
             "ip link set br0 up",
         ):
             made.run(*line.split())
+        settle(made)
         yield made
     finally:
         made.close()
+
+
+def settle(place):
+    """Wait until the bridge knows that its port has a carrier: the kernel tells it later."""
+    end = time.monotonic() + 20
+    while True:
+        shown = subprocess.run(
+            place.command("bridge", "link", "show", "dev", "eth0"),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        if "state forwarding" in shown.stdout:
+            return
+        assert time.monotonic() < end, shown.stdout
+        time.sleep(0.02)
 
 
 def reviewed(place, **more):
