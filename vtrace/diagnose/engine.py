@@ -24,6 +24,7 @@ from vtrace.diagnose.places import Site, is_sniffer, site_of
 from vtrace.diagnose.review import review
 from vtrace.diagnose.scene import Owner, Scene
 from vtrace.diagnose.sends import Sends
+from vtrace.diagnose.stalls import Stalls
 from vtrace.diagnose.tally import UDP, Cell, End, Tally
 from vtrace.diagnose.timeline import Timeline
 from vtrace.diagnose.words import count
@@ -54,6 +55,7 @@ class Diagnoser:
         self._sends = Sends()
         self._meters = Meters(self.scene)
         self._deltas = Deltas()
+        self._stalls = Stalls()
         self._consumed: Counter[int] = Counter()
         self._unreachable: Counter[int] = Counter()
 
@@ -78,7 +80,12 @@ class Diagnoser:
         self._tally.feed(rows)
         self._meters.feed(batch, *valid)
         self._deltas.feed(batch.meta.get("counters"))
+        self._stalls.feed(batch, self._names.metadata)
         self._replies(batch, inside)
+
+    def mark_gap(self) -> None:
+        """Say that events are missing between the last batch and the next one."""
+        self._stalls.mark_gap()
 
     def chains(
         self, columns: Mapping[str, NDArray[Any]], index: NDArray[Any], rows: NDArray[Any]
@@ -118,8 +125,15 @@ class Diagnoser:
                 queues = batch["queue"][snaps.rows[fits[hit]]]
                 self._unreachable.update(queues.tolist())
 
-    def finish(self, loss: Mapping[str, int]) -> Diagnosis:
-        """Return the verdict; ``loss`` has what vtrace itself lost."""
+    def finish(
+        self,
+        loss: Mapping[str, int],
+        within: tuple[int | None, int | None] = (None, None),
+    ) -> Diagnosis:
+        """Return the verdict; ``loss`` has what vtrace itself lost.
+
+        ``within``: the time that is asked for. More than that was fed, to understand it.
+        """
         scene = self.scene
         scene.learn(iter(self._tally))
         cells = list(self._tally)
@@ -140,6 +154,7 @@ class Diagnoser:
             found += rules.rejected(scene, queue, sent, known, lossy=lossy)
             late = rules.held_up(scene, queue, sent)
             found += [late] if late else []
+        found += [one for one in self._stalls.finish() if _is_within(one, within)]
         if not any(one.code == "R1" for one in found):
             found += rules.counted(scene, self._deltas)
         vms = sorted({owner.vm for owner in scene.taps.values() if owner.vm})
@@ -364,6 +379,13 @@ def _code_of(scene: Scene, cell: Cell, by_queue: Mapping[int, list[Episode]]) ->
     if not found:
         return "R5a"
     return overflow.code_of(scene, max(found, key=lambda one: one.packets))
+
+
+def _is_within(finding: Finding, within: tuple[int | None, int | None]) -> bool:
+    since, until = within
+    late = since is not None and finding.last_ns is not None and finding.last_ns < since
+    early = until is not None and finding.first_ns is not None and finding.first_ns >= until
+    return not (late or early)
 
 
 def _order(finding: Finding) -> tuple[int, int, str]:

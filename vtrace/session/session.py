@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,15 +32,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from parsers.batch import Damage
-    from vtrace.diagnose import Diagnosis
+    from vtrace.diagnose import Diagnoser, Diagnosis
 
 __all__ = ["Chunk", "Loss", "Session"]
 
 MARGIN_NS: Final = 1_000_000_000
 """What is read before and behind a window, so that the chains in it are whole."""
-
-Observer = Callable[["Mapping[str, NDArray[Any]]", "NDArray[Any]", "NDArray[Any]"], None]
-"""Gets columns of chains, for each the row of its packet (-1: none), and the packets."""
 
 EVERYTHING: Final = (*wire.COLUMNS, "bytes")
 WITHOUT_BYTES: Final = tuple(wire.COLUMNS)
@@ -125,7 +122,7 @@ class Session:
         self.end_ns: int | None = None
         self._bounds: tuple[int | None, int | None] = (None, None)
         self._tracker: Tracker | None = None
-        self._observe: Observer | None = None
+        self._diagnoser: Diagnoser | None = None
 
     @property
     def tracker(self) -> Tracker:
@@ -215,13 +212,14 @@ class Session:
 
         self.join = self.join or PacketJoin()
         diagnoser = Diagnoser(self.names, protocol)
-        self._observe = diagnoser.chains
+        self._diagnoser = diagnoser
         for chunk in self.chunks():
             inside = self._inside(chunk.batch["time"]) if self.window else None
             diagnoser.feed(chunk.batch, chunk.packet_rows.rows, inside, self._valid())
         loss = self.loss()
         names = ("produced", "received", "lost", "pending", "late", "missed")
-        verdict = diagnoser.finish({name: getattr(loss, name) for name in names})
+        bounds = self._bounds if self.window else (None, None)
+        verdict = diagnoser.finish({name: getattr(loss, name) for name in names}, bounds)
         verdict.source = str(getattr(self.source, "name", "live"))
         verdict.duration_ns = self.duration_ns
         verdict.start_ns = self.start_ns
@@ -242,10 +240,10 @@ class Session:
             packets = PacketJoin().finish()
         else:
             index = self.join.chains(columns)
-            if self._observe:
+            if self._diagnoser:
                 rows = self.join.open.rows
                 outside = np.flatnonzero(~self._inside(rows["time"])) if self.window else ()
-                self._observe(columns, np.where(np.isin(index, outside), -1, index), rows)
+                self._diagnoser.chains(columns, np.where(np.isin(index, outside), -1, index), rows)
             table = lifecycles_table(columns, self.names, self.join.open.rows, index)
             packets = self.join.finish() if last else self.join.release()
         chunk = Chunk(batch, self.within(table), packets, self.names, table)
@@ -275,6 +273,8 @@ class Session:
             if len(self.damage) > known_damage:
                 known_damage = len(self.damage)
                 self.tracker.mark_gap()
+                if self._diagnoser:
+                    self._diagnoser.mark_gap()
             if batch.meta:
                 batch.meta = sane(batch.meta)
                 self.metadata.update(batch.meta)
