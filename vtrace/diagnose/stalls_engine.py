@@ -159,6 +159,8 @@ def advance(
             q["backs"] += c.count[i]
         elif kind == WAKE:
             q["wakes"] += 1
+            # It was told, whether it runs or not.
+            q["armed"] = 0
             close_work(one, out, threads, vms, q, t, 0)
         elif kind == RUN:
             q["runs"] += 1
@@ -210,6 +212,9 @@ def advance(
                 if avail != q["armed_at"]:
                     work(threads, vms, q, t)
         elif kind == KICK and avail != q["position"]:
+            if q["kick_ns"] == 0:
+                # The first since there was work: it may come late.
+                close_work(one, out, threads, vms, q, t, 0)
             work(threads, vms, q, t)
             q["kicks"] += 1
             if q["kick_ns"] == 0:
