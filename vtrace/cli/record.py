@@ -11,6 +11,7 @@ import sys
 import time
 from typing import Any
 
+from vtrace.cli.guests import add_guest_arguments, guests_of
 from vtrace.errors import ExitCode, LossError, UsageError
 
 SUMMARY = "record what the queues do into a file"
@@ -99,6 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ring-size", type=power_of_two, default=32 << 20, metavar="SIZE", help="of each ring")
     add("--max-loss", type=int, metavar="N", help="exit code 3 if more than N records are lost")
     add("--quiet", action="store_true", help="say nothing but errors")
+    add_guest_arguments(parser)
     add("command", nargs="*", metavar="-- COMMAND", help="record as long as this runs")
 
 
@@ -109,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
     if args.rotate_files and not (args.rotate_size or args.rotate_time):
         raise UsageError("--rotate-files belongs to --rotate-size or --rotate-time")
     stopping = _Stop(args)
+    guests = guests_of(args, every_s=5.0 if args.sample_every else 0.0)
     attached = _attach(args)
     from vtrace.recorder.sinks import FlightSink, RotatingSink, record
 
@@ -126,9 +129,11 @@ def run(args: argparse.Namespace) -> int:
         )
     else:
         sink = make(args.write)
+    if guests:
+        guests.begin()
     _say(args, f"recording into {args.write}; Ctrl-C ends it")
     stopping.begin()
-    totals = record(attached, sink, stopping)
+    totals = record(attached, sink, stopping, guests)
     if args.flight and sink.triggered_ns is None:
         _say(args, f"nothing happened that --trigger {sink.trigger} waits for: no file written")
     _say(args, totals.sentence())

@@ -128,7 +128,7 @@ def parse_udp(text: str) -> Iterator[UdpSocket]:
         try:
             queued = int(words[4].partition(":")[2], 16)
             yield UdpSocket(int(words[9]), address_text(words[1]), int(words[12]), queued)
-        except (ValueError, OSError):
+        except ValueError:
             continue
 
 
@@ -136,6 +136,8 @@ def address_text(word: str) -> str:
     # 32-bit words as the CPU has them in a register.
     packed, _, port = word.partition(":")
     raw = bytes.fromhex(packed)
+    if len(raw) not in (4, 16):
+        raise ValueError("no address")
     words = struct.unpack(f">{len(raw) // 4}I", raw)
     address = struct.pack(f"={len(words)}I", *words)
     if len(raw) == 4:

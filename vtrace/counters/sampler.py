@@ -62,7 +62,7 @@ class Sampler:
         self._refused: set[int] = set()
         self._refresh_ns = 0
         self._seen: dict[str, dict[str, Any]] = {}
-        self._owners = Owners()
+        self._owners: dict[int | None, Owners] = {}
         self._firewall = Firewall()
         self._mount = unified_mount()
         self._groups: list[str] = []
@@ -164,6 +164,7 @@ class Sampler:
             else:
                 place.close()
                 del self._places[inode]
+                self._owners.pop(inode, None)
 
     # Reading.
 
@@ -174,6 +175,8 @@ class Sampler:
             yield from self._source(f"qdiscs{place.suffix}", "qdiscs", place, self._qdiscs)
             yield from self._source(f"snmp{place.suffix}", "/proc/net/snmp", place, self._snmp)
             yield from self._source(f"sockets{place.suffix}", "UDP sockets", place, self._sockets)
+            # Costs its own: who has a new socket stands in the next sample.
+            yield from self._source(f"owners{place.suffix}", "UDP sockets", place, self._look)
         ours = self._places.get(None)
         if ours:
             yield from self._source("softnet", "/proc/net/softnet_stat", ours, self._softnet)
@@ -252,10 +255,8 @@ class Sampler:
         if len(found) > MOST_SOCKETS:
             self._note(f"{len(found)} UDP sockets: the {MOST_SOCKETS} that dropped most are kept")
             found = found[:MOST_SOCKETS]
-        if place.inode is None:
-            self._owners.look({one.inode for *_, one in found if one.inode}, now=self._whole)
-            if self._owners.denied:
-                self._note("owners of some sockets: their files are not readable (needs root)")
+        owners = self._owners.setdefault(place.inode, Owners())
+        owners.keep({one.inode for *_, one in found if one.inode})
         for protocol, lo_ns, hi_ns, one in found:
             if not one.inode:
                 continue
@@ -264,12 +265,19 @@ class Sampler:
                 "drops": one.drops,
                 "rx_queue_bytes": one.rx_queue_bytes,
             }
-            owner = self._owners.known.get(one.inode)
+            owner = owners.known.get(one.inode)
             if owner:
                 values |= {"comm": owner.comm, "pid": owner.pid}
                 if owner.rcvbuf_bytes is not None:
                     values["rcvbuf_bytes"] = owner.rcvbuf_bytes
             yield f"socket/{protocol}/{one.inode}", lo_ns, hi_ns, values
+
+    def _look(self, place: Place) -> Iterator[Row]:
+        owners = self._owners.setdefault(place.inode, Owners())
+        owners.look(now=self._whole)
+        if owners.denied:
+            self._note("owners of some sockets: their files are not readable (needs root)")
+        yield from ()
 
     def _threads(self, _: Place) -> Iterator[Row]:
         errors: list[str] = []

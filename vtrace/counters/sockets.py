@@ -7,7 +7,6 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,22 +36,25 @@ class Owners:
         """By inode."""
         self.denied = False
         """Files of some processes are not readable."""
+        self._wanted: set[int] = set()
         self._due_ns = 0
 
-    def look(self, inodes: Iterable[int], *, now: bool = False) -> None:
+    def keep(self, inodes: set[int]) -> None:
+        """Note which sockets there are."""
+        self.known = {inode: owner for inode, owner in self.known.items() if inode in inodes}
+        self._wanted = inodes - self.known.keys()
+
+    def look(self, *, now: bool = False) -> None:
         """Find those of the sockets that are not known, if it is time to.
 
         Args:
-            inodes: All sockets that there are.
             now: Whether to look even if it was done a short while ago.
         """
-        there = set(inodes)
-        self.known = {inode: owner for inode, owner in self.known.items() if inode in there}
-        wanted = there - self.known.keys()
+        wanted = self._wanted
         begin_ns = time.monotonic_ns()
         if not wanted or (begin_ns < self._due_ns and not now):
             return
-        self._scan(wanted, begin_ns + int(_LONGEST_SCAN_S * 1e9))
+        self._scan(set(wanted), begin_ns + int(_LONGEST_SCAN_S * 1e9))
         end_ns = time.monotonic_ns()
         self._due_ns = end_ns + _PAUSE * (end_ns - begin_ns)
 

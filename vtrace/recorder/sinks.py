@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from parsers.batch import EventBatch, Metadata
+from parsers.batch import EventBatch, Metadata, joined
 from parsers.tracefile import TraceWriter, open_trace, rotated_name
 from vtrace.errors import VtraceError
 from vtrace.model import Kind
 
 if TYPE_CHECKING:
     from probes.attach import Attached
+    from vtrace.counters.guest import Guests
 
 __all__ = ["FlightSink", "RotatingSink", "Totals", "record"]
 
@@ -209,10 +210,16 @@ class FlightSink:
             self._sink.close()
 
 
-def record(attached: Attached, sink: Sink, stopping: Callable[[int, int], bool]) -> Totals:
+def record(
+    attached: Attached,
+    sink: Sink,
+    stopping: Callable[[int, int], bool],
+    guests: Guests | None = None,
+) -> Totals:
     """Move batches from the attach process into a sink until told to stop.
 
-    ``stopping(events, written_bytes)`` is asked ten times a second and at every batch.
+    ``stopping(events, written_bytes)`` is asked twenty times a second. What ``guests`` say goes
+    into the next batch; they are asked for the last time before the probes are detached.
     """
     totals = Totals()
     metadata = Metadata()
@@ -221,6 +228,8 @@ def record(attached: Attached, sink: Sink, stopping: Callable[[int, int], bool])
     def watch() -> None:
         while not done.wait(0.05):
             if stopping(totals.events, totals.written_bytes):
+                if guests:
+                    guests.finish()
                 attached.stop()
                 return
 
@@ -229,6 +238,8 @@ def record(attached: Attached, sink: Sink, stopping: Callable[[int, int], bool])
     try:
         with open_trace(attached.data) as stream:
             for batch in stream.batches():
+                if guests:
+                    batch.meta = joined(batch.meta, guests.take())
                 metadata.update(batch.meta)
                 totals.events += len(batch)
                 sink.write(batch)
