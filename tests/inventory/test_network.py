@@ -458,7 +458,7 @@ def test_passwords_do_not_get_in(host):
     _, _, _ = found = options(
         host,
         *("-netdev", "user,id=n0,hostfwd=tcp::2222-:22,guestfwd=secret"),
-        *("-device", "virtio-net-pci,netdev=n0,id=nic0,romfile=/home/me/secret"),
+        *("-device", "virtio-net-pci,netdev=n0,id=nic0,romfile=/srv/secret"),
     )
     assert "secret" not in json.dumps(found)
 

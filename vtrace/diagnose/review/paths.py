@@ -14,6 +14,8 @@ SHAPERS: Final = frozenset({"tbf", "htb", "hfsc", "cbq", "cake", "taprio", "etf"
 DROPPERS: Final = frozenset({"netem", "red", "gred", "sfb", "choke", "pie", "blackhole", "plug"})
 FIFOS: Final = frozenset({"pfifo", "bfifo", "pfifo_head_drop"})
 FEW_PACKETS: Final = 100
+SMALL_PACKET: Final = 1024
+"""What a packet of 200 bytes from a guest takes of a socket: 9 of them filled 8192 bytes."""
 RMEM_DEFAULT: Final = 212_992
 """What Linux gives a socket that asks for nothing, on 64-bit machines."""
 
@@ -219,7 +221,7 @@ def sockets(host: Host) -> Iterator[Review]:
         code="C-socket",
         text=(
             f"A socket of the host that asks for no more has {size} bytes, with the kernel's own"
-            f" share about {size // 768} small packets, before it drops"
+            f" share about {size // SMALL_PACKET} small packets, before it drops"
             + (f": {count} packets from guests were." if lost else ".")
             + (
                 f" It may ask for up to {most} (SO_RCVBUF)."
