@@ -120,13 +120,13 @@ class Bench:
             }
         self.metas.append((hi, meta))
 
-    def run_vcpus(self, span_ns: int, *, each_ns: int = 20 * MS) -> Bench:
-        """Say that the vCPUs come and go for a while from now on, a tick at a time."""
+    def run_vcpus(self, span_ns: int, *, each_ns: int = 20 * MS, first: int = 0) -> Bench:
+        """Say that the vCPUs (from the ``first``) come and go for a while from now on."""
         self._busy_until = self.now + span_ns
         if self.counters:
             return self
         for at in range(self.now, self.now + span_ns, each_ns):
-            for k, tid in enumerate(self.tids):
+            for k, tid in enumerate(self.tids[first:]):
                 self._thread(at + k * US, mach.SCHED_IN, tid)
                 self._thread(at + k * US + MS, mach.SCHED_OUT, tid, count=1)
         return self

@@ -77,7 +77,8 @@ S1_NS: Final = 1_000_000_000
 """A driver serves an interrupt within microseconds, a loaded one within some milliseconds."""
 S1_FEW_NS: Final = 10_000_000_000
 """The same where so little was returned that a driver that polls need not have shown a sign: it
-refills when half of its buffers are gone, and moves ``used_event`` when it stops to poll."""
+refills when half of its buffers are gone (here: three quarters), and moves ``used_event`` when it
+stops to poll."""
 S2_NS: Final = 1_000_000_000
 """A driver that polls with interrupts off comes round in milliseconds (NAPI: two jiffies)."""
 T1_NS: Final = 500_000_000
