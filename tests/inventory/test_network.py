@@ -15,6 +15,7 @@ from vtrace.inventory import Device, NetBackend, Thread, Vm, discover, network, 
 from vtrace.inventory import network_nft as nft
 from vtrace.inventory import network_rtnl as rtnl
 
+in_kernel = nft.in_kernel
 QDISC = ("tbf", "rate", "8mbit", "burst", "20kb", "limit", "30000")
 
 
@@ -542,11 +543,20 @@ def test_nft_may_not_say_much(monkeypatch):
     )
 
 
+def test_nftables_built_into_the_kernel(host):
+    place = host.sys / os.uname().release
+    place.mkdir()
+    assert not in_kernel(host.sys, host.sys)
+    (place / "modules.builtin").write_text("kernel/net/netfilter/nf_tables.ko\n")
+    assert in_kernel(host.sys, host.sys)
+
+
 def test_nft_is_not_asked_where_its_module_is_not_loaded(host, monkeypatch):
     def asked(command):
         raise AssertionError(command)
 
     monkeypatch.setattr(nft, "run", asked)
+    monkeypatch.setattr(nft, "in_kernel", lambda sys: in_kernel(sys, host.sys))
     missing = []
     assert nft.firewall_here(host.proc, host.sys, missing) == {"tables": [], "drop_rules": 0}
     assert missing == []

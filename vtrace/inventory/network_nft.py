@@ -18,6 +18,7 @@ from vtrace.inventory.processes import decoded, read
 __all__ = ["firewall_here"]
 
 PLACES = "/usr/sbin:/sbin:/usr/bin:/bin"
+MODULES = Path("/lib/modules")
 LONGEST_BYTES = 16 << 20
 LONGEST_S = 3.0
 LEGACY = ("ip_tables_names", "ip6_tables_names", "arp_tables_names")
@@ -32,7 +33,7 @@ def firewall_here(proc: Path, sys: Path, missing: list[str]) -> dict[str, Any]:
     legacy = [name for file in LEGACY for name in lines(proc / "thread-self" / "net" / file)]
     if legacy:
         found["legacy_tables"] = sorted(set(legacy))
-    if not (sys / "module" / "nf_tables").is_dir():
+    if not in_kernel(sys):
         return found | {"tables": [], "drop_rules": 0}
     program = shutil.which("nft", path=PLACES)
     if program is None:
@@ -47,6 +48,16 @@ def firewall_here(proc: Path, sys: Path, missing: list[str]) -> dict[str, Any]:
     except (ValueError, RecursionError, AttributeError, TypeError):
         missing.append("rules of nftables: nft's answer is no JSON of the known form")
         return found
+
+
+def in_kernel(sys: Path, modules: Path = MODULES) -> bool:
+    """Return whether the kernel has nftables without having to load it."""
+    if (sys / "module" / "nf_tables").is_dir():
+        return True
+    try:
+        return "/nf_tables.ko" in (modules / os.uname().release / "modules.builtin").read_text()
+    except (OSError, ValueError):
+        return False
 
 
 def run(command: list[str]) -> tuple[bytes | None, str]:
