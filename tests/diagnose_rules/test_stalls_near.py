@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from parsers import wire
-from parsers.batch import EventBatch
+from parsers.batch import EventBatch, Metadata
 from tests.diagnose_rules.test_stalls import beginning, judged, nearly_empty, spin
 from tests.generator import RECREATE, RESET, RESUME, Control, Pair, Scenario, in_order, simulate
 from tests.generator import machine as mach
@@ -73,6 +73,33 @@ def test_vcpus_that_get_no_cpu(counters):
     bench.receive(250).publish(3, kick=False).wait(8 * S)
     bench.serve(bench.rx).put(bench.tx, mach.KICK, tid=2000).transmit().serve(bench.tx)
     nothing(bench.wait(2 * S))
+
+
+def test_vcpus_that_counters_alone_know():
+    bench = beginning(counters=True).receive(250).wait(9 * S)
+    stalls = Stalls()
+    for batch in bench.batches():
+        batch.meta.pop("threads", None)
+        stalls.feed(batch)
+    assert stalls.finish() == []
+    stalls = Stalls()
+    for batch in bench.batches():
+        batch.meta.pop("threads", None)
+        for row in batch.meta.get("counters", {}).values():
+            row |= {"role": "vcpu", "vm": "vm0"}
+        stalls.feed(batch)
+    assert [f.code for f in stalls.finish()] == ["S1"]
+
+
+def test_what_came_before_is_known_from_the_metadata():
+    bench = beginning().receive(250).wait(9 * S)
+    metadata = Metadata()
+    first, *rest = bench.batches()
+    metadata.update(first.meta)
+    stalls = Stalls()
+    for batch in rest:
+        stalls.feed(batch, metadata)
+    assert [f.code for f in stalls.finish()] == ["S1"]
 
 
 def test_vcpus_of_which_nothing_is_known():
@@ -293,7 +320,7 @@ def test_sections_that_make_no_sense_are_passed_over():
             {"x": {}, "-1": {"avail": 1}, "9" * 40: None, "1 ": 5, "77": {"lo_ns": -1}}
         )
         batch.meta.setdefault("counters", {}).update(
-            {"thread/x": {}, "thread/": None, "thread/5": {"hi_ns": 1 << 80}, "missing": ["a"]}
+            {"thread/x": {"role": "vcpu"}, "thread/": {}, "thread/5": {"hi_ns": 1 << 80}}
         )
         stalls.feed(batch)
     assert [f.code for f in stalls.finish()] == ["S1"]

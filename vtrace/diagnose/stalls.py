@@ -90,10 +90,10 @@ class Stalls:
         """Episodes that were not believed, since records were lost near them."""
 
     def feed(self, batch: EventBatch, meta: Metadata | None = None) -> None:
-        """Take in a batch; ``meta``: unused but for sections that the batch itself has not."""
+        """Take in a batch; ``meta``: what batches before the first one have said."""
         own: Mapping[str, Any] = batch.meta
-        if meta is not None and not self._entries and "queues" not in own:
-            own = {name: meta.section(name) for name in ("queues", "threads")} | dict(own)
+        if meta is not None and not self._entries:
+            self._learn({name: meta.section(name) for name in ("queues", "threads")})
         self._learn(own)
         if self._gap or own.get("gap", self._hole) != self._hole:
             self._hole = own.get("gap", self._hole)
@@ -201,12 +201,20 @@ class Stalls:
             row["size"] = int(entry.get("size") or 0)
             row["indirect"] = int(entry.get("features") or 0) >> 28 & 1
             row["vm"] = self._vm(int(entry.get("pid") or 0))
-        known = {int(tid) for tid in self._threads["tid"]}
-        new = [
-            (int(tid), self._vm(int(entry.get("pid") or 0)))
+        vcpus = {
+            _number(tid): int(entry.get("pid") or 0)
             for tid, entry in meta.get("threads", {}).items()
-            if entry.get("role") == "vcpu" and int(tid) not in known
-        ]
+            if entry.get("role") == "vcpu"
+        }
+        pids = {entry.get("vm"): int(entry.get("pid") or 0) for entry in self._entries.values()}
+        for key, entry in meta.get("counters", {}).items():
+            # Where no probe saw them: their counters name the VM.
+            if key.startswith("thread/") and entry.get("role") == "vcpu":
+                pid = pids.get(entry.get("vm"))
+                if pid:
+                    vcpus.setdefault(_number(key.removeprefix("thread/")), pid)
+        known = {int(tid) for tid in self._threads["tid"]}
+        new = [(tid, self._vm(pid)) for tid, pid in vcpus.items() if tid and tid not in known]
         if new:
             rows = np.zeros(len(new), THREAD)
             for row, (tid, vm) in zip(rows, new, strict=True):
