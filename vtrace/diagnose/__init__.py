@@ -1,8 +1,10 @@
 """Diagnosis: where UDP packets died, how many, why, and what to type.
 
     diagnoser = Diagnoser(names)
-    for batch, packets in session:
-        diagnoser.feed(batch, packets)
+    for batch in source:
+        diagnoser.events(batch)
+        diagnoser.chains(...)       # those that have ended, and the packets in them
+        diagnoser.packets(...)
     verdict = diagnoser.finish(loss)
 
 Pure: what it knows of the host is what the recording carries.

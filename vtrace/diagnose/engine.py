@@ -18,6 +18,7 @@ from vtrace.diagnose.findings import (
     FlowRow,
     Review,
 )
+from vtrace.diagnose.late import Late
 from vtrace.diagnose.ledger import Books, ledger, unexplained
 from vtrace.diagnose.meters import Deltas, Meters
 from vtrace.diagnose.places import Site, is_sniffer, site_of
@@ -56,17 +57,17 @@ class Diagnoser:
         self._meters = Meters(self.scene)
         self._deltas = Deltas()
         self._stalls = Stalls()
+        self._late = Late(self.scene, self._timeline)
         self._consumed: Counter[int] = Counter()
         self._unreachable: Counter[int] = Counter()
 
-    def feed(
+    def events(
         self,
         batch: EventBatch,
-        rows: NDArray[Any],
         inside: NDArray[np.bool_] | None = None,
         valid: tuple[int, int] = (0, (1 << 63) - 1),
     ) -> None:
-        """Take in a batch, and the packets that have ended with it.
+        """Take in the records of a batch; chains and packets that end with it come after.
 
         ``inside`` chooses the events that count, ``valid`` the time of which every event is read.
         """
@@ -77,20 +78,30 @@ class Diagnoser:
         failed = (kinds == Kind.RECV) & (batch["packet"] != 0)
         failed &= batch["ret"].astype(np.int64) != batch["length"].astype(np.int64)
         self._tally.receive_errors(batch["packet"][failed])
-        self._tally.feed(rows)
         self._meters.feed(batch, *valid)
         self._deltas.feed(batch.meta.get("counters"))
         self._stalls.feed(batch, self._names.metadata)
+        self._late.feed(batch, inside)
         self._replies(batch, inside)
+
+    def packets(self, rows: NDArray[Any]) -> None:
+        """Take in packets that have ended: an array of dtype ``tables.PACKET``."""
+        self._tally.feed(rows)
 
     def mark_gap(self) -> None:
         """Say that events are missing between the last batch and the next one."""
         self._stalls.mark_gap()
 
     def chains(
-        self, columns: Mapping[str, NDArray[Any]], index: NDArray[Any], rows: NDArray[Any]
+        self,
+        columns: Mapping[str, NDArray[Any]],
+        index: NDArray[Any],
+        rows: NDArray[Any],
+        within: tuple[int | None, int | None] = (None, None),
     ) -> None:
         """Take in chains that have ended, and for each the packet in ``rows`` it carried or -1."""
+        since, until = within
+        self._late.chains(columns, (since or 0, (1 << 63) - 1 if until is None else until))
         carried = np.flatnonzero(index >= 0)
         if not len(carried):
             return
@@ -154,6 +165,7 @@ class Diagnoser:
             found += rules.rejected(scene, queue, sent, known, lossy=lossy)
             late = rules.held_up(scene, queue, sent)
             found += [late] if late else []
+        found += self._late.finish()
         found += [one for one in self._stalls.finish() if _is_within(one, within)]
         if not any(one.code == "R1" for one in found):
             found += rules.counted(scene, self._deltas)

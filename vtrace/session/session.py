@@ -183,6 +183,9 @@ class Session:
         for batch in self._batches(EVERYTHING, MARGIN_NS):
             if self.join:
                 self.join.feed(batch)
+            if self._diagnoser:
+                inside = self._inside(batch["time"]) if self.window else None
+                self._diagnoser.events(batch, inside, self._valid())
             yield self._chunk(batch, self.tracker.feed(batch), last=False)
         yield self._chunk(EventBatch.empty(), self.tracker.finish(), last=True)
 
@@ -214,8 +217,7 @@ class Session:
         diagnoser = Diagnoser(self.names, protocol)
         self._diagnoser = diagnoser
         for chunk in self.chunks():
-            inside = self._inside(chunk.batch["time"]) if self.window else None
-            diagnoser.feed(chunk.batch, chunk.packet_rows.rows, inside, self._valid())
+            diagnoser.packets(chunk.packet_rows.rows)
         loss = self.loss()
         names = ("produced", "received", "lost", "pending", "late", "missed")
         bounds = self._bounds if self.window else (None, None)
@@ -243,7 +245,9 @@ class Session:
             if self._diagnoser:
                 rows = self.join.open.rows
                 outside = np.flatnonzero(~self._inside(rows["time"])) if self.window else ()
-                self._diagnoser.chains(columns, np.where(np.isin(index, outside), -1, index), rows)
+                self._diagnoser.chains(
+                    columns, np.where(np.isin(index, outside), -1, index), rows, self._bounds
+                )
             table = lifecycles_table(columns, self.names, self.join.open.rows, index)
             packets = self.join.finish() if last else self.join.release()
         chunk = Chunk(batch, self.within(table), packets, self.names, table)
