@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Attached", "Request", "spawn"]
 
 _QUEUE_BYTES = 64 << 20
+_QUEUE_BATCHES = 4096
+"""Batches that wait, with rows or without: half an hour of a host where nothing happens."""
 _ROW_BYTES = 64
 
 
@@ -276,7 +278,9 @@ class _Feeder(threading.Thread):
         with self._ready:
             self._waiting.append(batch)
             self._bytes += len(batch) * _ROW_BYTES
-            while self._bytes > _QUEUE_BYTES and len(self._waiting) > 1:
+            while (self._bytes > _QUEUE_BYTES or len(self._waiting) > _QUEUE_BATCHES) and len(
+                self._waiting
+            ) > 1:
                 self._drop()
             self._ready.notify()
 
@@ -286,8 +290,9 @@ class _Feeder(threading.Thread):
 
         old = self._waiting.popleft()
         self._bytes -= len(old) * _ROW_BYTES
-        self._source.dropped_batches += 1
-        self._source.dropped_records += len(old)
+        if len(old):
+            self._source.dropped_batches += 1
+            self._source.dropped_records += len(old)
         following = self._waiting[0]
         following.meta = joined(old.meta, following.meta)
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from parsers import wire
 from parsers.batch import EventBatch
 from parsers.tracefile import TraceWriter, open_trace
+from probes import attach
 from vtrace.model import Kind
 from vtrace.recorder.sinks import FlightSink, RotatingSink, record
 
@@ -188,3 +190,45 @@ def test_record_reports_loss_and_a_recorder_that_was_killed(tmp_path):
     totals = record(FakeAttached(stream(lossy, ended)), sink, lambda *_: False)
     assert totals.failure is None
     assert times(tmp_path / "b.vtrace")[-1] == pytest.approx(2.0)
+
+
+def through_feeder(monkeypatch, *batches: EventBatch) -> tuple[list[EventBatch], SimpleNamespace]:
+    """Return what comes out of a pipe that was full until all of the batches had come."""
+    monkeypatch.setattr(attach, "_QUEUE_BYTES", 64 * 10)
+    monkeypatch.setattr(attach, "_QUEUE_BATCHES", 5)
+    source = SimpleNamespace(dropped_batches=0, dropped_records=0)
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as pipe:
+        feeder = attach._Feeder(TraceWriter(write, compression="none"), source)
+        for one in batches:
+            feeder.put(one)
+        feeder.start()
+        feeder.finish()
+        os.close(write)
+        with open_trace(pipe) as trace:
+            return list(trace.batches()), source
+
+
+def test_a_full_pipe_keeps_the_counters_of_batches_that_it_drops(monkeypatch):
+    came, source = through_feeder(
+        monkeypatch,
+        batch(0, [Kind.POP] * 6, meta=QUEUES | counted(0, tap=0, nic=3)),
+        batch(1, [Kind.POP] * 6, meta=counted(1, tap=1)),
+        batch(2, [Kind.POP] * 6, meta={"loss": {"late": 0}}),
+    )
+    assert [len(one) for one in came] == [6]
+    assert (source.dropped_batches, source.dropped_records) == (2, 12)
+    meta = came[0].meta
+    assert meta["queues"] == QUEUES["queues"]
+    assert meta["counters"]["link/tap0"]["tx_dropped"] == 1
+    assert meta["counters"]["ethtool/eth0"]["rx_missed"] == 3
+
+
+def test_batches_without_events_do_not_pile_up_behind_a_full_pipe(monkeypatch):
+    quiet = [EventBatch.empty(counted(n, tap=n)) for n in range(40)]
+    quiet[0].meta["counters"] |= counted(0, nic=3)["counters"]
+    came, source = through_feeder(monkeypatch, *quiet)
+    assert len(came) == 5
+    assert (source.dropped_batches, source.dropped_records) == (0, 0)
+    assert came[0].meta["counters"]["ethtool/eth0"]["rx_missed"] == 3
+    assert came[-1].meta["counters"]["link/tap0"]["tx_dropped"] == 39

@@ -130,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         sink = make(args.write)
     if guests:
+        _say(args, "attached; asking the guests")
         guests.begin()
     _say(args, f"recording into {args.write}; Ctrl-C ends it")
     stopping.begin()

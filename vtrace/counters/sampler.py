@@ -64,6 +64,7 @@ class Sampler:
         self._seen: dict[str, dict[str, Any]] = {}
         self._owners: dict[int | None, Owners] = {}
         self._firewall = Firewall()
+        self._no_rules: dict[int | None, int] = {}
         self._mount = unified_mount()
         self._groups: list[str] = []
         self._due: dict[str, int] = {}
@@ -308,7 +309,12 @@ class Sampler:
         if absent is not None:
             return
         lo_ns = time.monotonic_ns()
+        if not self._whole and lo_ns < self._no_rules.get(place.inode, 0):
+            return
         rules = self._firewall.rules(place)
         hi_ns = time.monotonic_ns()
+        if not rules:
+            # Asking takes a process: those who have none are asked now and then.
+            self._no_rules[place.inode] = hi_ns + _REPEAT_NS
         for key, values in rules.items():
             yield f"nft/{key}{place.suffix}", lo_ns, hi_ns, values
