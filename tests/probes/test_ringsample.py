@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from parsers.batch import Metadata, joined
 from probes.ringsample import Place, RingSampler, places_of, read_memory
 
 SIZE = 256
@@ -168,3 +169,20 @@ def test_rings_without_an_id_or_an_address_are_left_out():
     }
     assert places_of(table) == [Place(queue=5, pid=7, avail=4096, used=8192, size=256)]
     assert places_of(None) == []
+
+
+def test_rings_that_are_not_repeated_keep_their_row():
+    metadata = Metadata()
+    metadata.update({"rings": {"1": {"avail": 1}, "2": {"avail": 2}}})
+    metadata.update({"rings": {"2": {"avail": 3}}})
+    assert metadata.section("rings") == {"1": {"avail": 1}, "2": {"avail": 3}}
+    both = joined({"rings": {"1": {"avail": 1}}}, {"rings": {"2": {"avail": 2}}})
+    assert both == {"rings": {"1": {"avail": 1}, "2": {"avail": 2}}}
+
+
+def test_no_address_is_given_out(ring):
+    rows = RingSampler(lambda: [ring.place()]).sample(whole=True)
+    (row,) = rows.values()
+    assert set(row) == {"lo_ns", "hi_ns", *NAMES}
+    times = {"lo_ns", "hi_ns"}
+    assert all(value < 1 << 16 for name, value in row.items() if name not in times)
