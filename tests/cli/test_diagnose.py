@@ -217,6 +217,7 @@ def on_a_terminal(root, *words, **environment):
         (["-w", "y", "x"], "--write is for this host"),
         (["--duration", "1s", "x"], "--duration is for this host"),
         (["--duration", "soon"], "no duration"),
+        (["--guest-cmd", "ssh cpx", "x"], "--guest-cmd is for this host"),
         (["--duration", "1s", "-w", "-"], "-w needs a file"),
         (["--watch", "--config"], "one look"),
         (["--protocol", "tcp", "x"], "--protocol"),
@@ -426,6 +427,15 @@ def test_ctrl_c_ends_watching_with_the_verdict(tmp_path, root):
 
 
 # This host
+
+
+def test_the_configuration_of_this_host(vtrace):
+    done = vtrace("diagnose", "--config", "--json")
+    assert done.code == 0
+    verdict = json.loads(done.out)
+    published().validate(verdict)
+    assert verdict["source"] == "live"
+    assert verdict["findings"] == []
 
 
 AS_NOBODY = """

@@ -282,6 +282,18 @@ def test_the_configuration_alone():
     assert text.index("C-txqueuelen") < text.index("C-kernel")
     nothing = diagnoses.lossy()
     nothing.review = []
+    lines = config_lines(nothing, look(), ["a", "b", "c", "d"])
+    assert lines[1:] == [
+        "",
+        "not known: a",
+        "not known: b",
+        "not known: c",
+        " " * 10 + "1 more that are not known (-v)",
+    ]
+    assert "not known: d" in config_lines(nothing, look(verbose=True), ["a", "b", "c", "d"])
+    assert config_lines(nothing, look(), None) == [
+        "The recording does not say how the host was configured."
+    ]
     assert "Nothing in the configuration costs" in config_lines(nothing, look())[0]
 
 

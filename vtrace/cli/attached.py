@@ -14,9 +14,11 @@ from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
+from parsers.batch import EventBatch
 from parsers.tracefile import TraceWriter, open_trace
 from vtrace.cli import options, say
 from vtrace.cli.diagnose import finish
+from vtrace.cli.guests import guests_of
 from vtrace.errors import VtraceError
 from vtrace.recorder.sinks import RotatingSink, record
 from vtrace.session import Session
@@ -24,10 +26,9 @@ from vtrace.session import Session
 if TYPE_CHECKING:
     import argparse
 
-    from parsers.batch import EventBatch
     from probes.attach import Attached
 
-__all__ = ["Until", "attach", "diagnose"]
+__all__ = ["Until", "attach", "diagnose", "review"]
 
 MAX_BYTES: Final = 1_000_000_000
 """Size at which a recording without a name ends."""
@@ -48,6 +49,8 @@ def diagnose(args: argparse.Namespace) -> int:
     options.max_loss(args)
     window = options.window(args)
     with Until(args) as until:
+        # Asked first: root knows more of the VMs than who called us does.
+        guests = guests_of(args)
         attached = attach(args)
         try:
             file = None if args.write else unnamed()
@@ -57,8 +60,10 @@ def diagnose(args: argparse.Namespace) -> int:
             raise
         end = "Ctrl-C gives the verdict" if args.duration is None else f"for {args.duration:g} s"
         say(f"watching this host; {end}")
+        if guests:
+            guests.begin()
         until.begin()
-        totals = record(attached, sink, until)
+        totals = record(attached, sink, until, guests)
     if totals.failure and not totals.events:
         raise totals.failure
     if until.full:
@@ -73,6 +78,25 @@ def diagnose(args: argparse.Namespace) -> int:
     if totals.failure:
         raise totals.failure
     return code
+
+
+def review(args: argparse.Namespace) -> int:
+    """Review the configuration of this host: nothing is attached for that."""
+    from vtrace.inventory import discover, to_json
+    from vtrace.recorder.sampled import config_of
+
+    vms = discover()
+    if not vms:
+        say("no VM runs on this host, or this user may not see it")
+    meta = {
+        "config": config_of(vms),
+        "vms": to_json(vms),
+        "host": {"kernel": os.uname().release},
+    }
+    session = Session([EventBatch.empty(meta)], zone=UTC if args.utc else None)
+    diagnosis = session.diagnose(args.protocol)
+    diagnosis.source = "live"
+    return finish(session, diagnosis, args, source="")
 
 
 def unnamed() -> BinaryIO:

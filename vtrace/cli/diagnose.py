@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from vtrace.cli import options
+from vtrace.cli.guests import add_guest_arguments
 from vtrace.errors import ExitCode, LossError, UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +35,11 @@ EXAMPLES = [
         "vtrace diagnose --watch -w loss.vtrace",
         "A line a second; a loss writes the seconds around it to loss.vtrace.",
     ),
-    ("vtrace diagnose --config run.vtrace", "The configuration alone, reviewed."),
+    ("vtrace diagnose --config", "The configuration of this host alone, reviewed."),
+    (
+        "vtrace diagnose --duration 10s --vm cpx --guest-cmd 'ssh cpx'",
+        "With the guest's own counters: what its sockets dropped is proven.",
+    ),
     (
         "vtrace diagnose --fail-on R5,T10 run.vtrace",
         "Exit with 1 if a tap ring was full, or a qdisc on the way out dropped.",
@@ -98,6 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="with --watch -w: write so much from before a loss (10s)",
     )
+    add_guest_arguments(parser)
     group = parser.add_argument_group("selection")
     group.add_argument("--vm", metavar="NAME", help="of this VM")
     group.add_argument("--device", metavar="NAME", action="append", help="of this device")
@@ -131,6 +137,9 @@ def run(args: argparse.Namespace) -> int:
     if not named:
         from vtrace.cli import attached
 
+        looked_at = args.duration or args.size or args.write
+        if args.config and not looked_at:
+            return attached.review(args)
         return attached.diagnose(args)
     from vtrace.cli.reading import opened
 
@@ -146,11 +155,11 @@ def check(args: argparse.Namespace, *, named: bool) -> None:
         UsageError: They do not.
     """
     if named:
-        for option in ("write", "duration", "size"):
-            if getattr(args, option) is not None:
+        for option in ("write", "duration", "size", "guest-cmd", "guest-agent"):
+            if getattr(args, option.replace("-", "_")):
                 raise UsageError(f"diagnose: --{option} is for this host, not for a recording")
         return
-    asked = args.duration is not None or args.size is not None or args.write or args.watch
+    asked = args.duration or args.size or args.write or args.watch or args.config
     if not asked and not sys.stdin.isatty():
         raise UsageError(
             "diagnose: give a recording, - for stdin, or --duration to look at this host"
@@ -182,8 +191,8 @@ def finish(
     elif args.json:
         print_json(as_json(diagnosis))
     else:
-        known = bool(session.metadata.section("config"))
-        print_text(diagnosis, args, source, configured=known)
+        config = session.metadata.section("config")
+        print_text(diagnosis, args, source, config)
     matched = matches(diagnosis, args.fail_on or (), config=args.config)
     try:
         code = conclude(session, args, quiet=not args.json, stopped=stopped)
@@ -209,15 +218,14 @@ def print_line(value: Any) -> None:
     print(json.dumps(value, separators=(",", ":"), allow_nan=False), flush=True)
 
 
-def print_text(
-    diagnosis: Diagnosis, args: argparse.Namespace, source: str, *, configured: bool
-) -> None:
-    """Print a diagnosis for people; ``configured``: the recording has the configuration."""
+def print_text(diagnosis: Diagnosis, args: argparse.Namespace, source: str, config: Any) -> None:
+    """Print a diagnosis for people; ``config`` is what the recording knows of the host."""
     from vtrace.cli.verdict import config_lines, verdict_lines
 
     look = look_of(diagnosis, args, source)
     if args.config:
-        lines = config_lines(diagnosis, look, known=configured)
+        missing = [str(one) for one in config.get("missing") or ()] if config else None
+        lines = config_lines(diagnosis, look, missing)
     else:
         lines = verdict_lines(diagnosis, look)
     print("\n".join(lines), flush=True)

@@ -80,8 +80,13 @@ def verdict_lines(diagnosis: Diagnosis, look: Look) -> list[str]:
     return lines
 
 
-def config_lines(diagnosis: Diagnosis, look: Look, *, known: bool = True) -> list[str]:
-    """Return the review of the configuration alone; ``known``: the recording has it."""
+def config_lines(diagnosis: Diagnosis, look: Look, missing: Sequence[str] | None = ()) -> list[str]:
+    """Return the review of the configuration alone.
+
+    ``missing``: sentences on what of it is not known; None: nothing is.
+    """
+    if missing is None:
+        return ["The recording does not say how the host was configured."]
     points = sorted(diagnosis.review, key=lambda point: -point.weight)
     if points:
         costly = sum(point.weight == LOSES for point in points)
@@ -89,11 +94,11 @@ def config_lines(diagnosis: Diagnosis, look: Look, *, known: bool = True) -> lis
         if costly:
             text += f", {costly} of them may lose packets"
         lines = [look.style.bold(text + "."), "", *review_lines(points, look)]
-    elif known:
-        lines = [look.style.bold("Nothing in the configuration costs packets or time.")]
     else:
-        lines = ["The recording does not say how the host was configured."]
-    notes = _note_lines(diagnosis, look)
+        lines = [look.style.bold("Nothing in the configuration costs packets or time.")]
+    shown = missing if look.verbose else missing[:FEW]
+    notes = [line for text in shown for line in hanging("not known: ", text, look.prose)]
+    notes += _more(len(missing) - len(shown), "that are not known", look)
     return [*lines, *(["", *notes] if notes else [])]
 
 

@@ -9,10 +9,12 @@ from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from parsers.batch import joined
 from parsers.tracefile import open_trace
 from vtrace.cli import options, say
 from vtrace.cli.attached import Until, attach
 from vtrace.cli.diagnose import finish, print_line, width_of_stdout
+from vtrace.cli.guests import guests_of
 from vtrace.cli.headline import Times
 from vtrace.cli.output import Style
 from vtrace.cli.seconds import Second, Seconds, line_of, second_json
@@ -41,6 +43,8 @@ class Watched:
         self._style, self._width = Style.of(args), width_of_stdout()
         self.sink: Any = None
         """Takes each batch too: the flight recorder."""
+        self.guests: Any = None
+        """What the guests say goes into the next batch."""
         self.stopped = False
         """It ended before its source did."""
 
@@ -50,14 +54,17 @@ class Watched:
     def batches(self, columns: Any = None, **window: Any) -> Iterator[EventBatch]:
         """Yield the batches, and print each second that is over."""
         for batch in self._trace.batches(columns=columns, **window):
+            if self.guests is not None:
+                batch.meta = joined(batch.meta, self.guests.take())
             if self.sink is not None:
                 self.sink.write(batch)
             for second in self._seconds.feed(batch):
                 self._print(second)
             yield batch
             if self._stop():
-                self.stopped = True
-                return
+                break
+        # Whoever follows a file ends by a signal, too, while there is no batch.
+        self.stopped = self._stop()
         for second in self._seconds.finish():
             self._print(second)
 
@@ -90,17 +97,22 @@ def _recorded(args: argparse.Namespace, until: Until) -> int:
 
 
 def _live(args: argparse.Namespace, until: Until) -> int:
+    guests = guests_of(args)
     attached = attach(args)
     sink = None
     if args.write:
         sink = FlightSink(lambda: RotatingSink(args.write), args.flight, "drop", AFTER_S)
     say("watching this host; Ctrl-C gives the verdict")
+    if guests:
+        guests.begin()
     until.begin()
     done = threading.Event()
 
     def stop_in_time() -> None:
         while not done.wait(0.05):
             if until(0, 0):
+                if guests:
+                    guests.finish()
                 attached.stop()
                 return
 
@@ -108,7 +120,7 @@ def _live(args: argparse.Namespace, until: Until) -> int:
     try:
         with open_trace(attached.data) as trace:
             watched = Watched(trace, args, lambda: False)
-            watched.sink = sink
+            watched.sink, watched.guests = sink, guests
             code = _through(watched, args, source="")
         failure = attached.failure()
     finally:
