@@ -296,6 +296,28 @@ def test_a_guest_that_does_not_answer_is_said_once_and_the_other_goes_on(place):
     ]
 
 
+def test_a_guest_that_stands_still_at_the_end_is_given_up(monkeypatch, tmp_path):
+    monkeypatch.setattr(guest_module, "_LAST_S", 0.3)
+    mark = tmp_path / "pid"
+    source = CommandSource("cpx", f"sh -c 'echo $$ >> {mark}; sleep 60'")
+    guests = Guests([source], every_s=0)
+    monkeypatch.setattr(guest_module, "_FIRST_S", 0.3)
+    began = time.monotonic()
+    guests.begin()
+    guests.finish()
+    assert time.monotonic() - began < 4
+    assert guests.take()["counters"]["missing"] == [
+        "counters of guest cpx: it did not answer in time"
+    ]
+    deadline = time.monotonic() + 10
+    (pid,) = map(int, mark.read_text().split())
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not Path(f"/proc/{pid}").exists()
+    time.sleep(0.2)
+    assert mark.read_text() == f"{pid}\n"
+
+
 def parsed(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--vm")

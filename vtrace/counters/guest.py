@@ -16,7 +16,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from parsers.batch import joined
@@ -39,7 +39,7 @@ SCRIPT: Final = (
 _COMMAND_S: Final = 10.0
 _LONGEST: Final = 4 << 20
 _FIRST_S: Final = 12.0
-_LAST_S: Final = 12.0
+_LAST_S: Final = 6.0
 _MOST: Final = {"dev": 64, "softnet_stat": 256, "udp": 256, "udp6": 256}
 _NAME: Final = re.compile(r"[^\s/]{1,32}")
 
@@ -61,13 +61,17 @@ class Source(Protocol):
             VtraceError: The guest does not answer.
         """
 
+    def give_up(self) -> None:
+        """End what still runs for ``texts``; another thread calls this."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class CommandSource:
     """Asks by a command of the user, which is given a shell script as one more argument."""
 
     vm: str
     command: str
+    _process: subprocess.Popen[bytes] | None = field(default=None, compare=False, repr=False)
 
     def texts(self) -> dict[str, Text]:
         """Return files of /proc/net by name.
@@ -77,7 +81,7 @@ class CommandSource:
         """
         words = shlex.split(self.command)
         lo_ns = time.monotonic_ns()
-        answer = output_of([*words, SCRIPT])
+        answer = self._output_of([*words, SCRIPT])
         hi_ns = time.monotonic_ns()
         found: dict[str, Text] = {}
         parts = re.split(f"^{re.escape(_MARK)}(.*)$\n?", answer, flags=re.MULTILINE)
@@ -86,6 +90,43 @@ class CommandSource:
         if "end" not in found:
             raise VtraceError("the answer is not whole")
         return found
+
+    def give_up(self) -> None:
+        """End the command, and what it has started."""
+        process = self._process
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def _output_of(self, words: Sequence[str]) -> str:
+        # Its own session: Ctrl-C is for us, and nobody asks for a password.
+        try:
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise VtraceError(f"{words[0]}: {error.strerror}") from error
+        self._process = process
+        try:
+            out, err = both_of(process)
+            code = process.wait(1)
+        except subprocess.TimeoutExpired:
+            raise VtraceError(f"{words[0]}: no answer within {_COMMAND_S:g} s") from None
+        finally:
+            self.give_up()
+            self._process = None
+            process.wait()
+            for pipe in (process.stdout, process.stderr):
+                if pipe:
+                    pipe.close()
+        if code:
+            said = err.decode("utf-8", "replace").strip().splitlines()
+            raise VtraceError(f"{words[0]} ended with {code}" + (f": {said[-1]}" if said else ""))
+        return out.decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,35 +162,8 @@ class AgentSource:
                 found[name] = (lo_ns, time.monotonic_ns(), text)
         return found
 
-
-def output_of(words: Sequence[str]) -> str:
-    # Its own session: Ctrl-C is for us, and nobody asks for a password.
-    try:
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise VtraceError(f"{words[0]}: {error.strerror}") from error
-    try:
-        out, err = both_of(process)
-        code = process.wait(1)
-    except subprocess.TimeoutExpired:
-        raise VtraceError(f"{words[0]}: no answer within {_COMMAND_S:g} s") from None
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for pipe in (process.stdout, process.stderr):
-            if pipe:
-                pipe.close()
-    if code:
-        said = err.decode("utf-8", "replace").strip().splitlines()
-        raise VtraceError(f"{words[0]} ended with {code}" + (f": {said[-1]}" if said else ""))
-    return out.decode("utf-8", "backslashreplace")
+    def give_up(self) -> None:
+        """Do nothing: a talk ends by itself, and leaves nothing."""
 
 
 def both_of(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
@@ -215,6 +229,7 @@ class Guests:
         self._sections: dict[str, Any] = {}
         self._said: set[str] = set()
         self._ending = threading.Event()
+        self._over = threading.Event()
         self._first = [threading.Event() for _ in sources]
         self._threads = [
             threading.Thread(target=self._run, args=one, name="vtrace-guest", daemon=True)
@@ -237,6 +252,11 @@ class Guests:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(max(0.0, deadline - time.monotonic()))
+        self._over.set()
+        for source, thread in zip(self._sources, self._threads, strict=True):
+            if thread.is_alive():
+                self._note(source.vm, "it did not answer at the end")
+                source.give_up()
 
     def take(self) -> dict[str, Any]:
         """Return the sections that have come since the last call."""
@@ -249,7 +269,8 @@ class Guests:
         taken.set()
         while not self._ending.wait(self._every_s or None):
             self._sample(source)
-        self._sample(source)
+        if not self._over.is_set():
+            self._sample(source)
 
     def _sample(self, source: Source) -> None:
         try:
