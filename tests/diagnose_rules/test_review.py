@@ -216,6 +216,11 @@ RAISED = [
     case("netem that loses", {"C-qdisc": 2}, qdisc("tap0", "netem", loss_percent=10.0)),
     case("netem that delays", {"C-qdisc": 1}, qdisc("tap0", "netem", delay_us=1000)),
     case("short fifo on the uplink", {"C-qdisc": 2}, qdisc("eth0", "pfifo", limit_packets=10)),
+    case(
+        "short fifo of bytes on the uplink",
+        {"C-qdisc": 2},
+        qdisc("eth0", "bfifo", limit_bytes=3000),
+    ),
     case("red on the uplink", {"C-qdisc": 2}, qdisc("eth0", "red")),
     case("cake with a rate", {"C-qdisc": 2}, qdisc("eth0", "cake", rate_bytes_per_s=12500)),
     # bridge
@@ -419,6 +424,8 @@ NOT_RAISED = [
     case("fifo on the uplink", {}, qdisc("eth0", "pfifo", limit_packets=1000)),
     case("tbf elsewhere", {}, link("eth9", kind="", mtu_bytes=1500), qdisc("eth9", "tbf")),
     case("tbf, not passed on", {}, routed, sysctl(net__ipv4__ip_forward=0), qdisc("eth0", "tbf")),
+    case("fifo of bytes on the uplink", {}, qdisc("eth0", "bfifo", limit_bytes=200_000)),
+    case("ets on the uplink", {}, qdisc("eth0", "ets")),
     case("clsact", {}, qdisc("tap0", "clsact")),
     case(
         "port disabled without carrier",

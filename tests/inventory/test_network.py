@@ -48,6 +48,7 @@ class Place(Netns):
             "ip -6 route add default via 2001:db8::9",
             f"tc qdisc replace dev one root handle 8: {' '.join(QDISC)}",
             "tc qdisc replace dev far0 root handle 9: pfifo limit 17",
+            "tc qdisc replace dev out0 root handle a: bfifo limit 4321",
         ):
             self.run(*line.split())
         added = "ip link add link far0 name far0.7 type vlan id 7"
@@ -193,6 +194,28 @@ def test_qdiscs_as_tc_shows_them(place, config):
         "kind": "pfifo",
         "options": {"limit_packets": 17},
     }
+
+
+def test_a_qdisc_that_pyroute2_does_not_know(place, config):
+    (qdisc,) = (row for row in own(config, place, "qdiscs") if row["link"] == "out0")
+    assert (qdisc["kind"], qdisc["options"]) == ("bfifo", {"limit_bytes": 4321})
+
+
+def test_routes_that_are_no_way_out_are_left_out(place):
+    place.run(*["ip", "link", "add", "side0", "type", "veth", "peer", "name", "side1"])
+    try:
+        for line in ("ip addr add 10.99.0.1/24 dev side0", "ip link set side0 up"):
+            place.run(*line.split())
+        shown = {}
+        for forwards in ("0", "1"):
+            place.run("sh", "-c", f"echo {forwards} > /proc/sys/net/ipv4/ip_forward")
+            config = network.snapshot([place.vm("one")])
+            shown[forwards] = {row["link"] for row in own(config, place, "routes")}
+        assert "side0" not in shown["0"]
+        assert "side0" in shown["1"]
+    finally:
+        place.run("sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward")
+        place.run(*["ip", "link", "del", "side0"])
 
 
 def test_neighbours_as_ip_shows_them(place, config):

@@ -29,6 +29,7 @@ __all__ = ["snapshot"]
 
 PROC = Path("/proc")
 SYS = Path("/sys")
+FORWARDING = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
 
 
 def snapshot(vms: Sequence[Vm], proc: Path = PROC, sys: Path = SYS) -> dict[str, Any]:
@@ -102,8 +103,11 @@ def visited(
             raise FileNotFoundError
         if (proc, sys) != (PROC, SYS):
             return namespace_of_sysfs(sys)
-        found = namespace_here(taps, sys)
-        found.sysctls = sysctls_here(proc, found.missing)
+        absent: list[str] = []
+        sysctls = sysctls_here(proc, absent)
+        found = namespace_here(taps, sys, forwards=any(sysctls.get(name) for name in FORWARDING))
+        found.sysctls = sysctls
+        found.missing += absent
         found.firewall = firewall_here(proc, sys, found.missing)
         return found
 

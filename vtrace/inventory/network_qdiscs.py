@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ TC_H_ROOT = 0xFFFF_FFFF
 TC_H_INGRESS = 0xFFFF_FFF1
 WHOLE = 0xFFFF_FFFF
 """A probability of 1, as netem has it."""
+FIFOS = {
+    "pfifo": "limit_packets",
+    "pfifo_head_drop": "limit_packets",
+    "bfifo": "limit_bytes",
+}
 # Options by their name in the kernel -> name here. Others (tables, statistics) are left out.
 NUMBERS = {
     "TCA_FQ_CODEL_LIMIT": "limit_packets",
@@ -50,6 +56,9 @@ def handle_text(handle: int) -> str:
 
 
 def options_of(kind: str, options: Any) -> dict[str, int | float]:
+    if kind in FIFOS:
+        limit = limit_of(options)
+        return {} if limit is None else {FIFOS[kind]: limit}
     if options is None or not hasattr(options, "get_attr"):
         return {}
     if kind == "tbf":
@@ -59,15 +68,21 @@ def options_of(kind: str, options: Any) -> dict[str, int | float]:
     if kind == "htb":
         glob = options.get_attr("TCA_HTB_INIT")
         return {} if glob is None else {"default_class": int(glob["defcls"])}
-    if kind in {"pfifo", "bfifo"}:
-        key = "limit_packets" if kind == "pfifo" else "limit_bytes"
-        limit = options.get("limit")
-        return {} if limit is None else {key: int(limit)}
     found: dict[str, int | float] = {}
     for name, value in options.get("attrs") or ():
         if name in NUMBERS and isinstance(value, int):
             found[NUMBERS[name]] = value
     return found
+
+
+def limit_of(options: Any) -> int | None:
+    """Return the limit of a fifo; pyroute2 knows the options of pfifo alone."""
+    try:
+        if isinstance(options, str):
+            return int.from_bytes(bytes.fromhex(options.replace(":", ""))[:4], sys.byteorder)
+        return int(options["limit"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def tbf(parms: Any) -> dict[str, int | float]:

@@ -107,12 +107,13 @@ def in_namespace(door: Path, work: Callable[[], T]) -> T:
     return results[0]
 
 
-def namespace_here(taps: frozenset[str], sys: Path) -> Namespace:
+def namespace_here(taps: frozenset[str], sys: Path, *, forwards: bool) -> Namespace:
     """Return the network namespace of this thread.
 
     Args:
         taps: Interfaces of guests in it. They, their bridges and the ways out come first where
             there are too many of something.
+        forwards: Packets are routed between its interfaces: any route is a way out.
         sys: Where /sys is, for where pyroute2 is missing.
     """
     found = Namespace()
@@ -139,7 +140,7 @@ def namespace_here(taps: frozenset[str], sys: Path) -> Namespace:
         ]
     names = {link["ifindex"]: name for name, link in found.links.items()}
     routes = list(limited(found, "routes", ask_routes(names)))
-    ways_out = {route["link"] for route in routes if route["destination"] == "default"}
+    ways_out = {r["link"] for r in routes if forwards or r["destination"] == "default"}
     concerned = concerned_links(found.links, taps, ways_out)
     found.routes = kept(found, "routes", [r for r in routes if r["link"] in concerned])
     neighbours = limited(found, "neighbours", ask_neighbours(names))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vtrace.diagnose.findings import Review
-from vtrace.diagnose.review.host import Host, flag, word
+from vtrace.diagnose.review.values import flag, word
+
+if TYPE_CHECKING:
+    from vtrace.diagnose.review.host import Host
 
 __all__ = ["RULES"]
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vtrace.diagnose.findings import Review
-from vtrace.diagnose.review.host import Host, Nic, Thread, listed, mapping, number, quoted
+from vtrace.diagnose.review.values import listed, mapping, number, quoted
+
+if TYPE_CHECKING:
+    from vtrace.diagnose.review.host import Host, Nic, Thread
 
 __all__ = ["RULES"]
 

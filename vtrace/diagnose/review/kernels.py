@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vtrace.diagnose.findings import Review
-from vtrace.diagnose.review.host import Host, Link, flag, mapping, number, quoted, word
+from vtrace.diagnose.review.values import flag, mapping, number, quoted, word
+
+if TYPE_CHECKING:
+    from vtrace.diagnose.review.host import Host, Link
 
 __all__ = ["RULES"]
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vtrace.diagnose.findings import Review
-from vtrace.diagnose.review.host import Host, Link, Nic, flag, number, quoted
+from vtrace.diagnose.review.values import flag, number, quoted
+
+if TYPE_CHECKING:
+    from vtrace.diagnose.review.host import Host, Link, Nic
 
 __all__ = ["RULES"]
 

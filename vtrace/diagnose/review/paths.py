@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vtrace.diagnose.findings import Review
-from vtrace.diagnose.review.host import Host, Link, Nic, flag, mapping, number, quoted, rows, word
+from vtrace.diagnose.review.values import flag, mapping, number, quoted, rows, word
+
+if TYPE_CHECKING:
+    from vtrace.diagnose.review.host import Host, Link, Nic
 
 __all__ = ["RULES"]
 
-SHAPERS: Final = frozenset({"tbf", "htb", "hfsc", "cbq", "cake", "taprio", "etf", "ets", "drr"})
+SHAPERS: Final = frozenset({"tbf", "htb", "hfsc", "cbq", "cake"})
 DROPPERS: Final = frozenset({"netem", "red", "gred", "sfb", "choke", "pie", "blackhole", "plug"})
 FIFOS: Final = frozenset({"pfifo", "bfifo", "pfifo_head_drop"})
 FEW_PACKETS: Final = 100
@@ -74,17 +77,20 @@ def why_qdisc(qdisc: Mapping[str, Any], link: Link, *, towards: bool) -> str:
             return ""
         speed = f" {8 * rate / 1e6:g} Mbit/s" if rate else " its rates"
         limit = number(options.get("limit_bytes"))
-        room = f" and {limit} bytes wait" if limit else ""
+        full = f"once {limit} bytes wait" if limit else "when its queue is full"
         return (
             f"{kind} holds packets {whose} by {link.name} to{speed}: what comes faster waits, and"
-            f" is dropped when its queue is full{room}."
+            f" is dropped {full}."
         )
     if kind in DROPPERS:
         return f"{kind} drops packets {whose} by {link.name} before its queue is full."
-    packets = number(options.get("limit_packets"))
-    if kind in FIFOS and packets is not None and packets < FEW_PACKETS and not towards:
-        return f"A burst {whose} by {link.name} finds room for {packets} packets."
-    return ""
+    packets, size = (number(options.get(f"limit_{x}")) for x in ("packets", "bytes"))
+    few = packets is not None and packets < FEW_PACKETS
+    small = size is not None and size < FEW_PACKETS * (link.mtu or 1500)
+    if kind not in FIFOS or towards or not (few or small):
+        return ""
+    room = f"{packets} packets" if few else f"{size} bytes"
+    return f"A burst of packets {whose} by {link.name} finds room for {room}."
 
 
 def loses(qdisc: Mapping[str, Any]) -> bool:

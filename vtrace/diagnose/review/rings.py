@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vtrace.diagnose.findings import Review
-from vtrace.diagnose.review.host import Host, Nic, number, quoted, word
+from vtrace.diagnose.review.values import number, quoted, word
+
+if TYPE_CHECKING:
+    from vtrace.diagnose.review.host import Host, Nic
 
 __all__ = ["RULES"]
 
