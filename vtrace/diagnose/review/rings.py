@@ -36,7 +36,7 @@ def txqueuelen(host: Host) -> Iterator[Review]:
                 (burst.packets for one in bursts for burst in one.bursts[:100]),
                 default=max((one.packets or 0 for one in bursts), default=0),
             )
-            proposed = min(max(rounded(length + most * 5 // 4), 2 * length, DEFAULT), LONG)
+            proposed = longer(length, most)
             text = (
                 f"Bursts were larger than the {length} packets that {nic.interface} holds:"
                 f" up to {most} in a row were lost."
@@ -240,9 +240,12 @@ def ring_size(nic: Nic, direction: str) -> int | None:
     return min(sizes, default=None)
 
 
-def rounded(length: int) -> int:
-    """Return the next multiple of 500."""
-    return -(-length // 500) * 500
+def longer(length: int, burst: int) -> int:
+    """Return a length that holds a burst as well: 1000, or 2, 4, 8 times as much, or the limit."""
+    proposed = DEFAULT
+    while proposed < min(length + max(burst, 1), LONG):
+        proposed *= 2
+    return min(proposed, LONG)
 
 
 RULES: Final = (txqueuelen, rx_queue_size, tx_queue_size, queues)
