@@ -12,6 +12,7 @@ import pytest
 from parsers import wire
 from probes.manifest import PROGRAMS
 from vtrace.cli import VERBS, build_parser, load_verb
+from vtrace.diagnose.codes import CODES, page_of
 from vtrace.filter import fields_of
 from vtrace.model import STAGES, Kind, TimeState
 from vtrace.tables import SCHEMAS, Type
@@ -93,6 +94,22 @@ def _fields_by_the_header(kind):
     (row,) = re.findall(rf"^ \* {kind.name} +(.*(?:\n \* {{20,}}.*)*)", header, re.MULTILINE)
     outside = row.split("(")[0] if "(" in row else row
     return {word for word in re.findall(r"\w+", outside) if word in wire.COLUMNS}
+
+
+# Findings
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_a_code_has_its_page(code):
+    text = (DOCS / page_of(code)).read_text()
+    assert text.startswith(f"# {code}: {CODES[code].title}\n")
+    index = (DOCS / "findings" / "README.md").read_text()
+    assert f"]({code}.md)" in index
+
+
+def test_no_page_is_left_of_a_code_that_went():
+    pages = {page.stem for page in (DOCS / "findings").glob("*.md")}
+    assert pages == {*CODES, "README"}
 
 
 # Columns
