@@ -28,7 +28,7 @@ __all__ = ["Namespace", "in_namespace", "namespace_here", "namespace_of_sysfs"]
 
 T = TypeVar("T")
 
-MOST_LINKS = 512
+MOST_LINKS = 256
 MOST_ROWS = 2000
 """Neighbours, routes and qdiscs that are kept, of each."""
 MOST_MESSAGES = 20_000
