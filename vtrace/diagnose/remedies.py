@@ -108,13 +108,13 @@ def _longer_ring(tap: str, limit: int | None, bursts: list[Burst]) -> Remedy:
 
 def _more_queues(scene: Scene, owner: Owner) -> Remedy:
     nic = _nic(scene, owner)
-    queues = nic.get("queues")
+    queues = _number(nic.get("queues"))
     return Remedy(
         text="Spread flows over several queues, each with a vhost worker of its own; one flow"
         " stays on one queue.",
         command="-netdev tap,...,queues=N -device virtio-net-pci,...,mq=on,vectors=2N+2;"
         " ethtool -L eth0 combined N   # N: vCPUs",
-        current=f"queues={queues}" if isinstance(queues, int) else "",
+        current=f"queues={queues}" if queues else "",
     )
 
 
@@ -177,8 +177,7 @@ def _run_vcpus(scene: Scene, owner: Owner) -> list[Remedy]:
 
 
 def _receive_ring(scene: Scene, owner: Owner) -> Remedy:
-    size = _nic(scene, owner).get("rx_queue_size")
-    current = size if isinstance(size, int) and size else _ring(scene, owner)
+    current = _number(_nic(scene, owner).get("rx_queue_size")) or _ring(scene, owner)
     return Remedy(
         text="Let the guest's receive ring hold more, for the time in which the guest is late.",
         command="-device virtio-net-pci,...,rx_queue_size=1024"
@@ -364,6 +363,13 @@ def _nic(scene: Scene, owner: Owner) -> Mapping[str, Any]:
     of_vm = nics.get(owner.vm) if isinstance(nics, Mapping) else None
     nic = of_vm.get(owner.device) if isinstance(of_vm, Mapping) else None
     return nic if isinstance(nic, Mapping) else {}
+
+
+def _number(value: Any) -> int:
+    # As QEMU's command line has it, or as a number; 0 where it is neither.
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        return int(value)
+    return value if type(value) is int else 0
 
 
 def _ring(scene: Scene, owner: Owner) -> int:
