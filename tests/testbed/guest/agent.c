@@ -323,8 +323,10 @@ static int serve(const char *path)
 					 sizeof(inbox) - 1 - held);
 			long used;
 
-			if (n <= 0)
+			if (n <= 0) {
+				nap(20); /* nobody at the other end: the port is "readable" */
 				continue;
+			}
 			held += n;
 			used = obey_all(inbox, held);
 			if (used < 0)
