@@ -119,7 +119,7 @@ def test_it_happens_again():
         bench.serve(bench.rx).receive(1).serve(bench.rx).wait(1 * S)
     one = the_one(bench, "S1", "rx0")
     assert "3 times" in texts(one)
-    assert len(one.bursts) == 3
+    assert one.last_ns - one.first_ns > 9 * S
 
 
 # S2

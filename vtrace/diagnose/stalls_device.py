@@ -51,7 +51,11 @@ def close_pin(one: Any, out: Any, threads: Any, vms: Any, q: Any, t: Any, still:
     if q["pin_ns"] and q["vm"] >= 0 and t - q["pin_ns"] >= T1_NS:
         settle(threads, vms, q["vm"], t)
         if blamed(vms, q, q["pin_slots"], q["pin_waited"], q["pin_ns"], t):
+            # The ring as it was while it was full.
+            now = q["used"]
+            q["used"] = q["pin_used"]
             emit(one, out, q, T1, PROVEN, q["pin_ns"], t, still)
+            q["used"] = now
     if not still:
         q["pin_ns"] = 0
 
@@ -72,11 +76,10 @@ def pin(one: Any, out: Any, threads: Any, vms: Any, q: Any, t: Any) -> Any:
     q["was_full"] = 1
     q["pin_ns"] = t
     q["pin_used"] = q["used"]
-    q["wakes"] = 0
+    q["wakes"] = q["pending"]
     q["runs"] = 0
     q["pops"] = 0
-    q["again"] = 0
-    q["backs"] = 0
+    q["late_ns"] = 0
     if q["vm"] >= 0:
         settle(threads, vms, q["vm"], t)
         q["pin_slots"] = vms[q["vm"]]["slots"]

@@ -159,15 +159,24 @@ def advance(
             q["backs"] += c.count[i]
         elif kind == WAKE:
             q["wakes"] += 1
+            q["pending"] = 1
             # It was told, whether it runs or not.
             q["armed"] = 0
             close_work(one, out, threads, vms, q, t, 0)
         elif kind == RUN:
             q["runs"] += 1
+            q["pending"] = 0
+            if q["pin_ns"] == 0:
+                q["again"] = 0
+                q["backs"] = 0
+            elif q["late_ns"] == 0:
+                q["late_ns"] = t - q["pin_ns"]
             q["armed"] = 0
             close_work(one, out, threads, vms, q, t, 0)
         elif kind == POP:
             q["pops"] += 1
+            if q["pin_ns"] and q["late_ns"] == 0:
+                q["late_ns"] = t - q["pin_ns"]
             close_work(one, out, threads, vms, q, t, 0)
             descs = np.int64(c.count[i])
             q["least"] = min(q["least"], descs) if q["least"] else descs

@@ -119,19 +119,20 @@ def _fields(names: str) -> list[tuple[str, str]]:
 # fmt: off
 FACTS: Final = (
     "avail used event position unseen signals irqs kicks rounds backs starved refused enqueued "
-    "no_interrupt event_idx wakes runs pops again peak lost sampled most size"
+    "no_interrupt event_idx wakes runs pops again late_ns peak lost sampled most size"
 )
 QUEUE: Final = np.dtype(_fields(
     "id direction vm indirect avail_known event_known used_known sign_known sign_used least "
     "irq_ns irq_slots irq_waited was_full s1 s1_ns full_ns full_slots full_waited s2 s2_ns "
-    "pin_ns pin_used pin_slots pin_waited t1 t1_ns "
+    "pin_ns pin_used pin_slots pin_waited pending "
     "armed armed_at work_ns work_slots work_waited kick_ns "
     "r11_ns r11_avail r11_position r11_end_ns "
     "s3_slot s3_irqs s3_idle s3_start_ns s3_end_ns s3_all s3_n "
     "signalled signalled_known told told_used "
     + FACTS
 ))
-"""One queue. ``most``: chains that its ring was seen to hold; ``least``: descriptors of a chain."""
+"""One queue. ``most``: chains that its ring was seen to hold; ``least``: descriptors of a chain;
+``pending``: woken, and has not run; ``late_ns``: from the full ring to the next run."""
 EPISODE: Final = np.dtype(_fields("queue code level start_ns end_ns open " + FACTS))
 """A stall that was proven, till ``end_ns`` at least; ``open``: it goes on."""
 VM: Final = np.dtype(_fields("slot slots waited irqfd"))

@@ -149,6 +149,7 @@ def emit(
     e["runs"] = q["runs"]
     e["pops"] = q["pops"]
     e["again"] = q["again"]
+    e["late_ns"] = q["late_ns"]
     e["peak"] = q["peak"]
     e["lost"] = q["lost"]
     e["sampled"] = q["sampled"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from vtrace.diagnose.findings import Basis, Burst, Certainty, Evidence, Finding, Remedy
+from vtrace.diagnose.findings import Basis, Certainty, Evidence, Finding, Remedy
 from vtrace.diagnose.words import count as counted
 from vtrace.diagnose.words import duration
 
@@ -19,7 +19,6 @@ __all__ = ["finding"]
 
 Episode = Mapping[str, int]
 _CERTAINTY: Final = {3: Certainty.PROVEN, 2: Certainty.LIKELY, 1: Certainty.POSSIBLE}
-_MOST_BURSTS: Final = 8
 SAMPLES: Final = "rings"
 
 
@@ -66,10 +65,6 @@ def finding(
         direction=direction if direction in ("rx", "tx") else "none",
         evidence=evidence,
         remedies=remedies,
-        bursts=[
-            Burst(start_ns=int(e["start_ns"]), end_ns=int(e["end_ns"]), packets=0)
-            for e in episodes[:_MOST_BURSTS]
-        ],
         first_ns=first_ns,
         last_ns=last_ns,
     )
@@ -150,8 +145,8 @@ def _interrupt(entry: Mapping[str, Any], row: Episode) -> Words:
         evidence,
         [
             Remedy(
-                text="Look in the guest whether the interface is up and whether interrupt counts"
-                " and ksoftirqd runs; setting the interface down and up begins the ring anew.",
+                text="Look in the guest whether the interface is up, its interrupts are counted and"
+                " ksoftirqd runs; setting the interface down and up begins the ring anew.",
                 command=inside,
             ),
             Remedy(
@@ -218,15 +213,17 @@ def _storm(entry: Mapping[str, Any], row: Episode) -> Words:
 
 def _full(entry: Mapping[str, Any], row: Episode) -> Words:
     held = (row["avail"] - row["used"]) & 0xFFFF
-    worker = "the worker did not come"
+    took = row["end_ns"] - row["start_ns"]
     if row["again"]:
         worker = "the tap's send buffer was full, and the worker waited for it"
-    elif row["pops"]:
+    elif 0 < 2 * row["late_ns"] < took and row["pops"]:
         worker = "the worker took chains and returned none"
-    elif row["runs"]:
+    elif 0 < 2 * row["late_ns"] < took:
         worker = "the worker ran and took nothing"
     elif row["wakes"]:
         worker = "the worker was woken and did not run"
+    else:
+        worker = "the worker did not come"
     evidence = [
         _evidence(
             f"{_span(row)} {counted(held, 'chain')} of {row['size']} were with the device and"
@@ -236,7 +233,8 @@ def _full(entry: Mapping[str, Any], row: Episode) -> Words:
         _evidence(
             f"Meanwhile the worker was woken {counted(row['wakes'], 'time')}, ran"
             f" {counted(row['runs'], 'time')}, took {counted(row['pops'], 'chain')}, gave"
-            f" {counted(row['backs'], 'chain')} back ({row['again']} EAGAIN of the tap).",
+            f" {counted(row['backs'], 'chain')} back ({row['again']} EAGAIN of the tap)"
+            + (f"; it came {duration(row['late_ns'])} after." if row["late_ns"] else "."),
             "WAKE, RUN, POP, HAND_BACK, SEND",
         ),
         _evidence(_VCPUS, "SCHED_IN, EXIT, thread counters"),
