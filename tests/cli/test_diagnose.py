@@ -220,6 +220,7 @@ def on_a_terminal(root, *words, **environment):
         (["--guest-cmd", "ssh cpx", "x"], "--guest-cmd is for this host"),
         (["--duration", "1s", "-w", "-"], "-w needs a file"),
         (["--watch", "--config"], "one look"),
+        (["--watch", "--since", "1s"], "--since is for a recording"),
         (["--protocol", "tcp", "x"], "--protocol"),
         (["--since", "noon", "x"], "no time"),
         (["--max-loss", "many", "x"], "--max-loss"),

@@ -2,13 +2,18 @@
 
 What is recorded goes to the file of ``-w``, or to one without a name that is gone with us. So the
 probes are read as fast as ``vtrace record`` does, and live and file are one.
+
+Until ``attach`` this process may be root, behind it is the user who called. So the session, whose
+kernels numba compiles and keeps, is imported behind it.
 """
 
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 import tempfile
+import threading
 import time
 from datetime import UTC
 from pathlib import Path
@@ -17,37 +22,42 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 from parsers.batch import EventBatch
 from parsers.tracefile import TraceWriter, open_trace
 from vtrace.cli import options, say
-from vtrace.cli.diagnose import finish
 from vtrace.cli.guests import guests_of
 from vtrace.errors import VtraceError
-from vtrace.recorder.sinks import RotatingSink, record
-from vtrace.session import Session
+from vtrace.recorder.sinks import FlightSink, RotatingSink, record
 
 if TYPE_CHECKING:
     import argparse
 
     from probes.attach import Attached
 
-__all__ = ["Until", "attach", "diagnose", "review"]
+__all__ = ["Until", "attach", "diagnose", "review", "watch"]
 
 MAX_BYTES: Final = 1_000_000_000
 """Size at which a recording without a name ends."""
+AFTER_S: Final = 2.0
+"""What the flight recorder writes behind a loss."""
 AGAIN_S: Final = 2.0
 """A signal so long after the first is a second one: leave at once."""
 
 
 def attach(args: argparse.Namespace) -> Attached:
-    """Attach the probes; say on stderr what goes on."""
+    """Attach the probes, and give up the privilege; say on stderr what goes on."""
     from probes.attach import Request
     from vtrace.recorder.live import attach as start
 
-    return start(Request(vm=args.vm), say)
+    before = os.geteuid()
+    attached = start(Request(vm=args.vm), say)
+    if os.geteuid() != before:
+        # What is kept for the next time is kept where this user may write.
+        os.environ["HOME"] = pwd.getpwuid(os.geteuid()).pw_dir
+        os.environ.pop("XDG_CACHE_HOME", None)
+    return attached
 
 
 def diagnose(args: argparse.Namespace) -> int:
     """Record, diagnose, print; return the exit code."""
     options.max_loss(args)
-    window = options.window(args)
     with Until(args) as until:
         # Asked first: root knows more of the VMs than who called us does.
         guests = guests_of(args)
@@ -68,10 +78,13 @@ def diagnose(args: argparse.Namespace) -> int:
         raise totals.failure
     if until.full:
         say(f"the recording has {totals.written_bytes / 1e6:.0f} MB (--size), so it ends here")
+    from vtrace.cli.diagnose import finish
+    from vtrace.session import Session
+
     if file is not None:
         file.seek(0)
     with open_trace(args.write if file is None else file) as trace:
-        session = Session(trace, window=window, zone=UTC if args.utc else None)
+        session = Session(trace, zone=UTC if args.utc else None)
         diagnosis = session.diagnose(args.protocol)
         diagnosis.source = args.write or "live"
         code = finish(session, diagnosis, args, source=args.write or "")
@@ -80,10 +93,57 @@ def diagnose(args: argparse.Namespace) -> int:
     return code
 
 
+def watch(args: argparse.Namespace) -> int:
+    """Print a line a second until the end or Ctrl-C, then the verdict; return the exit code."""
+    options.max_loss(args)
+    with Until(args) as until:
+        guests = guests_of(args)
+        attached = attach(args)
+        done = threading.Event()
+
+        def stop_in_time() -> None:
+            while not done.wait(0.05):
+                if until():
+                    if guests:
+                        guests.finish()
+                    attached.stop()
+                    return
+
+        from vtrace.cli.watch import Watched, through
+
+        sink = None
+        if args.write:
+            sink = FlightSink(lambda: RotatingSink(args.write), args.flight, "drop", AFTER_S)
+        say("watching this host; Ctrl-C gives the verdict")
+        if guests:
+            guests.begin()
+        until.begin()
+        threading.Thread(target=stop_in_time, daemon=True).start()
+        try:
+            with open_trace(attached.data) as trace:
+                watched = Watched(trace, args, lambda: False)
+                watched.sink, watched.guests = sink, guests
+                code = through(watched, args, source="")
+            failure = attached.failure()
+        finally:
+            done.set()
+            if sink is not None:
+                sink.close()
+            attached.close()
+    if sink is not None:
+        triggered = sink.triggered_ns is not None
+        say(f"{args.write}: the seconds around each loss" if triggered else "no loss: no file")
+    if failure:
+        raise failure
+    return code
+
+
 def review(args: argparse.Namespace) -> int:
     """Review the configuration of this host: nothing is attached for that."""
+    from vtrace.cli.diagnose import finish
     from vtrace.inventory import discover, to_json
     from vtrace.recorder.sampled import config_of
+    from vtrace.session import Session
 
     vms = discover()
     if not vms:

@@ -130,17 +130,17 @@ def run(args: argparse.Namespace) -> int:
     """Diagnose; return the exit code."""
     named = args.file is not None or args.read is not None
     check(args, named=named)
-    if args.watch:
-        from vtrace.cli import watch
-
-        return watch.run(args, live=not named)
     if not named:
         from vtrace.cli import attached
 
+        if args.watch:
+            return attached.watch(args)
         looked_at = args.duration or args.size or args.write
-        if args.config and not looked_at:
-            return attached.review(args)
-        return attached.diagnose(args)
+        return attached.review(args) if args.config and not looked_at else attached.diagnose(args)
+    if args.watch:
+        from vtrace.cli import watch
+
+        return watch.recorded(args)
     from vtrace.cli.reading import opened
 
     with opened(args) as session:
@@ -164,6 +164,9 @@ def check(args: argparse.Namespace, *, named: bool) -> None:
         raise UsageError(
             "diagnose: give a recording, - for stdin, or --duration to look at this host"
         )
+    for option in ("since", "until"):
+        if getattr(args, option) is not None:
+            raise UsageError(f"diagnose: --{option} is for a recording, not for this host")
     if args.write == "-":
         raise UsageError("diagnose: the verdict goes to stdout, so -w needs a file")
     if args.watch and args.config:

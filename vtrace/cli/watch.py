@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC
@@ -11,14 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from parsers.batch import joined
 from parsers.tracefile import open_trace
-from vtrace.cli import options, say
-from vtrace.cli.attached import Until, attach
+from vtrace.cli import options
+from vtrace.cli.attached import Until
 from vtrace.cli.diagnose import finish, print_line, width_of_stdout
-from vtrace.cli.guests import guests_of
 from vtrace.cli.headline import Times
 from vtrace.cli.output import Style
 from vtrace.cli.seconds import Second, Seconds, line_of, second_json
-from vtrace.recorder.sinks import FlightSink, RotatingSink
 from vtrace.session import Clock, Session
 
 if TYPE_CHECKING:
@@ -26,12 +23,10 @@ if TYPE_CHECKING:
 
     from parsers.batch import EventBatch
 
-__all__ = ["Watched", "run"]
+__all__ = ["Watched", "recorded", "through"]
 
 SILENT_S: Final = 10.0
 """A recording without footer that has not grown for so long is not being written."""
-AFTER_S: Final = 2.0
-"""What the flight recorder writes behind a loss."""
 
 
 class Watched:
@@ -82,61 +77,19 @@ class Watched:
         print(line_of(second, times, self._style, self._width), flush=True)
 
 
-def run(args: argparse.Namespace, *, live: bool) -> int:
-    """Print seconds until the end, or Ctrl-C, and then the verdict; return the exit code."""
+def recorded(args: argparse.Namespace) -> int:
+    """Show a recording second by second, and then the verdict; return the exit code."""
     options.max_loss(args)
-    with Until(args) as until:
-        return _live(args, until) if live else _recorded(args, until)
-
-
-def _recorded(args: argparse.Namespace, until: Until) -> int:
     path = options.input_path(args)
-    with open_trace(path, follow=path != "-", stop=_Silent(path, until)) as trace:
-        watched = Watched(trace, args, lambda: until.interrupted)
-        return _through(watched, args, source=path)
+    with (
+        Until(args) as until,
+        open_trace(path, follow=path != "-", stop=_Silent(path, until)) as trace,
+    ):
+        return through(Watched(trace, args, lambda: until.interrupted), args, source=path)
 
 
-def _live(args: argparse.Namespace, until: Until) -> int:
-    guests = guests_of(args)
-    attached = attach(args)
-    sink = None
-    if args.write:
-        sink = FlightSink(lambda: RotatingSink(args.write), args.flight, "drop", AFTER_S)
-    say("watching this host; Ctrl-C gives the verdict")
-    if guests:
-        guests.begin()
-    until.begin()
-    done = threading.Event()
-
-    def stop_in_time() -> None:
-        while not done.wait(0.05):
-            if until(0, 0):
-                if guests:
-                    guests.finish()
-                attached.stop()
-                return
-
-    threading.Thread(target=stop_in_time, daemon=True).start()
-    try:
-        with open_trace(attached.data) as trace:
-            watched = Watched(trace, args, lambda: False)
-            watched.sink, watched.guests = sink, guests
-            code = _through(watched, args, source="")
-        failure = attached.failure()
-    finally:
-        done.set()
-        if sink is not None:
-            sink.close()
-        attached.close()
-    if sink is not None:
-        triggered = sink.triggered_ns is not None
-        say(f"{args.write}: the seconds around each loss" if triggered else "no loss: no file")
-    if failure:
-        raise failure
-    return code
-
-
-def _through(watched: Watched, args: argparse.Namespace, *, source: str) -> int:
+def through(watched: Watched, args: argparse.Namespace, *, source: str) -> int:
+    """Read to the end, print the verdict and return the exit code."""
     session = Session(watched, window=options.window(args), zone=UTC if args.utc else None)
     diagnosis = session.diagnose(args.protocol)
     if not source:

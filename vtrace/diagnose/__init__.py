@@ -10,7 +10,22 @@
 Pure: what it knows of the host is what the recording carries.
 """
 
-from vtrace.diagnose.engine import Diagnoser
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from vtrace.diagnose.findings import Diagnosis, Finding, as_json
 
+if TYPE_CHECKING:
+    from vtrace.diagnose.engine import Diagnoser
+
 __all__ = ["Diagnoser", "Diagnosis", "Finding", "as_json"]
+
+
+def __getattr__(name: str) -> Any:
+    # Codes and findings are words; the engine brings numba.
+    if name != "Diagnoser":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from vtrace.diagnose.engine import Diagnoser
+
+    return Diagnoser
