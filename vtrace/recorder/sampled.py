@@ -47,6 +47,10 @@ class Counters:
             section["missing"] = list(self._sampler.missing)
         return {"counters": section} if section else {}
 
+    def close(self) -> None:
+        """Close what is open."""
+        self._sampler.close()
+
 
 class Configuration:
     """Sections ``config`` and ``vms``: now and then, and when VMs have come or gone."""
