@@ -210,6 +210,7 @@ def worst() -> Diagnosis:
     """Everything that a diagnosis can hold."""
     diagnosis = lossy()
     diagnosis.findings = [stopped(), shaped(), interrupt()]
+    diagnosis.flows[0].dropped = {"R5d": 1771, "R4": 348}
     diagnosis.disagreements = [
         Disagreement(
             what="packets that tap0 dropped towards the guest",

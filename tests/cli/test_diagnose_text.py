@@ -226,6 +226,28 @@ def test_what_is_left_out_is_said_and_shown_on_request():
     assert "C-kernel" in full
 
 
+def test_flows_are_told_once():
+    diagnosis = diagnoses.lossy()
+    text = text_of(diagnosis)
+    assert f"{diagnoses.FLOW}: 1,771 of 4,000 packets" in text
+    assert "flows that lost" not in text
+    assert "flows that lost" in text_of(diagnosis, verbose=True)
+    # A flow that no finding names, or that two took from.
+    diagnosis.flows[0].dropped = {"R5d": 1000, "R4": 771}
+    flat = " ".join(text_of(diagnosis).split())
+    assert "1,771 of 4,000: R5d 1,000, R4 771 (cpx net0)" in flat
+    diagnosis.flows[0].dropped = {"R5d": 1771}
+    diagnosis.flows[0].flow = "another"
+    assert "another  1,771 of 4,000" in text_of(diagnosis)
+
+
+def test_a_burst_of_one_packet_has_no_length():
+    diagnosis = diagnoses.lossy()
+    at = diagnoses.START
+    diagnosis.findings[0].bursts = [findings.Burst(start_ns=at, end_ns=at, packets=1)]
+    assert "burst   12:00:05.000000, 1 packet\n" in text_of(diagnosis)
+
+
 def test_healthy_is_short():
     text = text_of(diagnoses.healthy())
     assert len(text.splitlines()) <= 12

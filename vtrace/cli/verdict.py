@@ -7,7 +7,7 @@ Pure: a ``Diagnosis`` and a ``Look`` in, lines out. Every text from outside pass
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -63,8 +63,9 @@ class Look:
 def verdict_lines(diagnosis: Diagnosis, look: Look) -> list[str]:
     """Return all of it: verdict, findings, ledger, flows, and how far it can be trusted."""
     lines = [look.style.bold(line) for line in wrapped(headline(diagnosis, look.times), look.prose)]
+    whole = {(row.flow, row.direction, row.vm): row.packets for row in diagnosis.flows}
     for finding in diagnosis.findings:
-        lines += ["", *finding_lines(finding, look)]
+        lines += ["", *finding_lines(finding, look, whole)]
     ill = bool(diagnosis.findings or diagnosis.unexplained or diagnosis.disagreements)
     if diagnosis.ledger and (ill or look.verbose):
         lines += ["", *ledger_lines(diagnosis, look.width, look.style)]
@@ -105,8 +106,13 @@ def config_lines(diagnosis: Diagnosis, look: Look, missing: Sequence[str] | None
 # Findings
 
 
-def finding_lines(finding: Finding, look: Look) -> list[str]:
-    """Return a finding: its line, cause, evidence, bursts, remedies and page."""
+def finding_lines(
+    finding: Finding, look: Look, whole: Mapping[tuple[str, str, str], int] | None = None
+) -> list[str]:
+    """Return a finding: its line, cause, evidence, bursts, remedies and page.
+
+    ``whole`` has the packets of each flow, lost or not, by flow, direction and VM.
+    """
     style = look.style
     head = [style.alarm(clean(finding.code))]
     if finding.packets is not None:
@@ -128,7 +134,9 @@ def finding_lines(finding: Finding, look: Look) -> list[str]:
     lines += _more(len(finding.bursts) - len(bursts), "bursts", look)
     flows = finding.flows if look.verbose else finding.flows[:FEW]
     for at, (flow, count) in enumerate(flows):
-        lines += _labelled("flow" if not at else "", f"{flow}: {packets_text(count, '')}", look)
+        of = (whole or {}).get((flow, finding.direction, finding.vm), 0)
+        text = packets_text(count) if of < count else f"{count_text(count)} of {packets_text(of)}"
+        lines += _labelled("flow" if not at else "", f"{flow}: {text}", look)
     lines += _more(len(finding.flows) - len(flows), "flows", look)
     for at, remedy in enumerate(finding.remedies):
         lines += _remedy("do" if not at else "or", remedy, look)
@@ -158,10 +166,10 @@ def _rows_command(evidence: Evidence, source: str) -> str:
 
 
 def _burst(burst: Burst, times: Times) -> str:
-    parts = [
-        f"{times.text(burst.start_ns)} for {duration_text(burst.end_ns - burst.start_ns)}",
-        packets_text(burst.packets),
-    ]
+    when = times.text(burst.start_ns)
+    if burst.end_ns > burst.start_ns:
+        when += f" for {duration_text(burst.end_ns - burst.start_ns)}"
+    parts = [when, packets_text(burst.packets)]
     if burst.depth is not None:
         of = "" if burst.limit is None else f" of {count_text(burst.limit)}"
         parts.append(f"{count_text(burst.depth)}{of} waited")
@@ -189,8 +197,9 @@ def _change(command: str, current: str, proposed: str, look: Look) -> Iterator[s
 
 def _flow_lines(diagnosis: Diagnosis, look: Look) -> list[str]:
     losing = [row for row in diagnosis.flows if row.dropped]
-    if not losing or (len(losing) == 1 and not look.verbose and len(diagnosis.findings) == 1):
-        # The finding has said so.
+    told = {flow for finding in diagnosis.findings for flow, _ in finding.flows[:FEW]}
+    if not look.verbose and all(row.flow in told and len(row.dropped) == 1 for row in losing):
+        # The findings have said so.
         return []
     losing.sort(key=lambda row: -sum(row.dropped.values()))
     shown = losing if look.verbose else losing[:FEW]
