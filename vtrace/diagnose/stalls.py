@@ -78,7 +78,9 @@ class Stalls:
         self._counters: dict[int, dict[str, int]] = {}
         self._pending: list[tuple[int, int, str, int, dict[str, Any]]] = []
         self._serial = 0
-        self._loss: int | None = None
+        # Records lost by the ring, dropped by the pipe, returns missed; those missed for certain.
+        self._losses = (0, 0, 0)
+        self._missed = 0
         self._gap = False
         # The newest hole of a flight recorder: the section is repeated at the end.
         self._hole: Any = {}
@@ -106,7 +108,7 @@ class Stalls:
         self._hold(own)
         made = self._rows(batch, old)
         if lost:
-            engine.forget(self._queues, self._threads)
+            engine.doubt(self._one, self._queues, self._vms, self._threads)
             self.discarded += len(made) + len(self._fresh)
             made, self._fresh = [], []
         for episode in self._fresh:
@@ -230,17 +232,18 @@ class Stalls:
 
     def _lost(self, meta: Mapping[str, Any]) -> bool:
         # All counters are cumulative; the first ones may tell of a time before the first row.
-        counts, loss = meta.get("counts"), meta.get("loss")
-        before = self._loss_parts
-        if counts is not None:
-            self._loss_parts = (sum(int(k.get("lost", 0)) for k in counts.values()), before[1])
-        if loss is not None:
-            named = ("dropped_records", "dropped_batches", "missed", "late")
-            total = sum(int(loss.get(name, 0)) for name in named)
-            self._loss_parts = (self._loss_parts[0], total)
-        return self._loss_parts != before and self._first_ns is not None
-
-    _loss_parts: tuple[int, int] = (0, 0)
+        lost, dropped, missed = self._losses
+        if "counts" in meta:
+            lost = sum(int(kind.get("lost", 0)) for kind in meta["counts"].values())
+        loss = meta.get("loss", {})
+        if loss:
+            dropped = sum(int(loss.get(n, 0)) for n in ("dropped_records", "dropped_batches"))
+            missed = int(loss.get("missed", 0))
+        # A call that is under way while counters are read looks like a missed return: once.
+        lasting = min(missed, self._losses[2])
+        told = (lost, dropped) > self._losses[:2] or lasting > self._missed
+        self._losses, self._missed = (lost, dropped, missed), max(lasting, self._missed)
+        return told and self._first_ns is not None
 
     def _hold(self, meta: Mapping[str, Any]) -> None:
         # Samples wait until the records have come up to their time.

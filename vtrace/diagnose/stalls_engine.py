@@ -59,6 +59,7 @@ from vtrace.lifecycle.cachedir import kernel
 
 __all__ = [
     "advance",
+    "doubt",
     "finish",
     "forget",
     "sampled",
@@ -85,6 +86,7 @@ def lose(q: Any) -> Any:
     q["used_known"] = 0
     q["signalled_known"] = 0
     q["armed"] = 0
+    q["pending"] = 0
     q["pin_ns"] = 0
     q["work_ns"] = 0
     q["r11_ns"] = 0
@@ -98,12 +100,47 @@ def lose(q: Any) -> Any:
 
 @kernel
 def forget(queues: Any, threads: Any) -> Any:
-    """Records were lost: nothing that is under way can be trusted."""
+    """Forget all that is under way: nobody knows what happened in between."""
     for k in range(len(queues)):
         lose(queues[k])
     for i in range(len(threads)):
         threads[i]["on_ns"] = 0
         threads[i]["want_ns"] = 0
+
+
+@kernel
+def doubt(one: Any, queues: Any, vms: Any, threads: Any) -> Any:
+    """Records were lost: begin anew with all that rests on a record that did not come.
+
+    That the driver's side of a ring still is what it was rests on none: only time begins anew, and
+    an interrupt that was not seen to arrive may have.
+    """
+    for i in range(len(threads)):
+        threads[i]["on_ns"] = 0
+        threads[i]["want_ns"] = 0
+    for k in range(len(queues)):
+        q = queues[k]
+        sent, irqs, avail_known, event_known = (
+            q["irq_ns"],
+            q["irqs"],
+            q["avail_known"],
+            q["event_known"],
+        )
+        used_known, sign_used, signals = q["used_known"], q["sign_used"], q["signals"]
+        full = q["was_full"]
+        lose(q)
+        q["avail_known"] = avail_known
+        q["event_known"] = event_known
+        q["used_known"] = used_known
+        if sent == 0 or q["vm"] < 0:
+            continue
+        q["irq_ns"] = one[0]["now"]
+        q["irq_slots"] = vms[q["vm"]]["slots"]
+        q["irq_waited"] = vms[q["vm"]]["waited"]
+        q["irqs"] = max(irqs, 1)
+        q["signals"] = signals
+        q["sign_used"] = sign_used
+        q["was_full"] = full
 
 
 @kernel
@@ -140,6 +177,13 @@ def advance(
             continue
         if kind in (START, STOP):
             stopped(one, out, threads, vms, q, t)
+        if t < q["seen_ns"]:
+            # Came late: what it says of the ring is known better. That somebody came counts.
+            if kind in (WAKE, RUN, POP):
+                q["armed"] = 0
+                close_work(one, out, threads, vms, q, t, 0)
+            continue
+        q["seen_ns"] = t
         used = np.int64(c.used[i])
         if kind == USED:
             # The place of this element: the next is behind it.

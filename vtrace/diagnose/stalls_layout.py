@@ -122,8 +122,8 @@ FACTS: Final = (
     "no_interrupt event_idx wakes runs pops again late_ns peak lost sampled most size"
 )
 QUEUE: Final = np.dtype(_fields(
-    "id direction vm indirect avail_known event_known used_known sign_known sign_used least "
-    "irq_ns irq_slots irq_waited was_full s1 s1_ns full_ns full_slots full_waited s2 s2_ns "
+    "id direction vm indirect seen_ns avail_known event_known used_known sign_known sign_used "
+    "least irq_ns irq_slots irq_waited was_full s1 s1_ns full_ns full_slots full_waited s2 s2_ns "
     "pin_ns pin_used pin_slots pin_waited pending "
     "armed armed_at work_ns work_slots work_waited kick_ns "
     "r11_ns r11_avail r11_position r11_end_ns "
