@@ -68,6 +68,18 @@ def test_an_interrupt_that_was_lost_on_its_way():
     assert "2 returned chains" in texts(one)
 
 
+def test_when_queues_stood_still_is_told():
+    bench = beginning()
+    at = bench.now
+    bench.receive(250).wait(3 * S).serve(bench.rx).receive(1).serve(bench.rx).wait(2 * S)
+    stalls = Stalls()
+    for batch in bench.batches():
+        stalls.feed(batch)
+    (span,) = stalls.spans()
+    assert (span.code, span.queue) == ("S1", 1)
+    assert at < span.start_ns < span.end_ns <= at + 3 * S
+
+
 def test_few_chains_prove_less():
     bench = beginning()
     bench.run_vcpus(20 * S)

@@ -157,6 +157,14 @@ def test_a_transmit_queue_that_is_done_with_its_last_burst():
     nothing(bench.publish(40).transmit().wait(9 * S))
 
 
+def test_a_queue_without_a_vector_has_no_interrupt_to_lose():
+    bench = Bench()
+    bench.run_vcpus(9 * S)
+    bench.receive(8).serve(bench.rx)
+    bench.publish(3).transmit(irqfd=False)
+    nothing(bench.wait(9 * S))
+
+
 def test_a_worker_that_is_late():
     bench = beginning()
     bench.publish(200).put(bench.tx, mach.WAKE, tid=2000).wait(8 * S)

@@ -147,10 +147,11 @@ def story(lab: Host, tmp_path_factory: pytest.TempPathFactory) -> Story:
     job, _ = start_recording(lab, name="rings")
 
     def both_ways(nic: int, count: int) -> None:
-        there, here = Receiver(guest, count=count), Receiver(lab, count=count)
+        there = Receiver(guest, count=count, idle=20)
+        here = Receiver(lab, count=count, idle=20)
         send(lab, nics[nic].address, count)
         send(guest, nics[nic].host_address, count)
-        assert there.result(5)["received"] == here.result(5)["received"] == count
+        assert there.result(20)["received"] == here.result(20)["received"] == count
 
     def tamper(verb: str, *numbers: int) -> None:
         words = " ".join(map(str, numbers))

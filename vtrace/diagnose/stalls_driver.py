@@ -76,7 +76,8 @@ def judge_driver(threads: Any, vms: Any, q: Any, t: Any) -> Any:
     passed = 0 < unseen < 0x8000
     if q["irq_ns"] and t - q["irq_ns"] >= S1_NS and passed and v >= 0:
         settle(threads, vms, v, t)
-        lost = vms[v]["irqfd"] != 0 and q["irqs"] == 0
+        # A queue without a vector never has one.
+        lost = q["irqfd"] != 0 and q["irqs"] == 0
         level = 0
         if q["direction"] == RX and q["event_idx"]:
             # What was returned since the last sign: a driver that polls refills before that,

@@ -226,8 +226,7 @@ def advance(
             q["least"] = min(q["least"], descs) if q["least"] else descs
         elif kind == IRQ:
             q["irqs"] += 1
-            if q["vm"] >= 0:
-                vms[q["vm"]]["irqfd"] = 1
+            q["irqfd"] = 1
             if q["signals"] == 0:
                 interrupted(threads, vms, q, t)
             # Without anything returned since the last, or without a decision of vhost at all.

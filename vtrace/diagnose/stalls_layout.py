@@ -123,7 +123,8 @@ FACTS: Final = (
 )
 QUEUE: Final = np.dtype(_fields(
     "id direction vm indirect seen_ns avail_known event_known used_known sign_known sign_used "
-    "least irq_ns irq_slots irq_waited was_full s1 s1_ns full_ns full_slots full_waited s2 s2_ns "
+    "least irqfd irq_ns irq_slots irq_waited was_full s1 s1_ns "
+    "full_ns full_slots full_waited s2 s2_ns "
     "pin_ns pin_used pin_slots pin_waited pending "
     "armed armed_at work_ns work_slots work_waited kick_ns "
     "r11_ns r11_avail r11_position r11_end_ns "
@@ -132,10 +133,11 @@ QUEUE: Final = np.dtype(_fields(
     + FACTS
 ))
 """One queue. ``most``: chains that its ring was seen to hold; ``least``: descriptors of a chain;
-``pending``: woken, and has not run; ``late_ns``: from the full ring to the next run."""
+``irqfd``: KVM took an interrupt of it before; ``pending``: woken, and has not run; ``late_ns``:
+from the full ring to the next run."""
 EPISODE: Final = np.dtype(_fields("queue code level start_ns end_ns open " + FACTS))
 """A stall that was proven, till ``end_ns`` at least; ``open``: it goes on."""
-VM: Final = np.dtype(_fields("slot slots waited irqfd"))
+VM: Final = np.dtype(_fields("slot slots waited"))
 THREAD: Final = np.dtype(_fields("tid vm on_ns want_ns sched"))
 """A vCPU thread, by tid: on a CPU since, runnable since; ``sched``: its switches are recorded."""
 ONE: Final = np.dtype(_fields("now n overflow"))
