@@ -247,3 +247,78 @@ def test_vlans_and_ipv6_are_counted_like_all():
     finding = only(story.diagnose())
     assert finding.packets == 2
     assert len(finding.flows) == 2
+
+
+def test_a_short_ring_overflows_in_a_wait_that_the_usual_one_outlasts():
+    story = Story()
+    work(story)
+    for fill in range(4):
+        at = START + fill * 20 * MS
+        story.add(Kind.SCHED_WAKE, at, tid=WORKER, ret=HOG)
+        for index in range(16):
+            story.enqueue(at + index, held=index)
+        for index in range(30):
+            story.refuse(at + 100 + index, held=16)
+        story.runs(WORKER, at + 3 * MS, at + 4 * MS, behind=HOG)
+    finding = only(story.diagnose())
+    assert (finding.code, finding.packets) == ("R5a", 120)
+    assert "its ring filled 4 times" in finding.evidence[0].text
+    assert "-> txqueuelen" not in finding.remedies[0].command
+    assert finding.remedies[0].current == "txqueuelen 16"
+    assert finding.remedies[0].proposed == "txqueuelen 1000"
+
+
+def test_a_vcpu_that_ran_and_gave_no_buffers_is_not_a_vcpu_that_did_not_run():
+    story = Story()
+    work(story)
+    story.add(Kind.EMPTY, START, queue=RX, tid=WORKER)
+    for index in range(10):
+        at = START + index * 5 * MS
+        story.runs(VCPU, at, at + MS, before=HOG, ready=True)
+    overflow(story)
+    assert only(story.diagnose()).code == "R5c"
+
+
+def test_a_vcpu_that_ran_for_a_moment_is_one_that_did_not_run():
+    story = Story()
+    work(story)
+    story.add(Kind.EMPTY, START, queue=RX, tid=WORKER)
+    story.runs(VCPU, START + 20 * MS, START + 20 * MS + 100_000, before=HOG, ready=True)
+    overflow(story)
+    finding = only(story.diagnose())
+    assert finding.code == "R5c"  # idle until its first record: it could have run
+    story.add(Kind.SCHED_WAKE, START - MS, tid=VCPU, ret=HOG)
+    assert only(story.diagnose()).code == "R5d"
+
+
+def test_only_the_vcpu_that_refills_the_queue_counts():
+    story = Story()
+    work(story)
+    story.add(Kind.KICK, START - 4 * MS, queue=RX, tid=VCPU)
+    story.add(Kind.EMPTY, START, queue=RX, tid=WORKER)
+    story.runs(VCPU, START - 2 * MS, START - MS, before=HOG, ready=True)
+    story.runs(VCPU + 1, START - 2 * MS, START - MS)
+    overflow(story)
+    threads = metadata()["threads"] | {
+        str(VCPU + 1): {"comm": "CPU 1/KVM", "role": "vcpu", "vm": "cpx", "vcpu": 1}
+    }
+    assert only(story.diagnose(metadata(threads=threads))).code == "R5d"
+
+
+@pytest.mark.parametrize("refused", [0, 9])
+def test_what_qemu_read_while_vhost_was_away_is_no_riddle(refused):
+    story = Story()
+    work(story)
+    story.enqueue(START)
+    for index in range(1, 40):
+        story.enqueue(START + index * MS, held=index - 1)
+    for index in range(refused):
+        story.refuse(START + 50 * MS + index, held=1000)
+    story.add(Kind.START, START + 300 * MS, queue=RX, tid=39)
+    for number in range(3, 41):
+        story.deliver(START + 400 * MS + number * 100, number)
+    verdict = story.diagnose()
+    finding = only(verdict)
+    assert (finding.code, finding.packets, verdict.unexplained) == ("R5e", 1 + refused, 0)
+    row = next(row for row in verdict.ledger if row.hop == "tap")
+    assert row.dropped["read by QEMU without vhost"] == 1

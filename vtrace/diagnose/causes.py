@@ -1,8 +1,9 @@
 """Why a tap ring was full: what its reader did while it filled.
 
-Packets that a tap refuses are put together to episodes. In the time from the moment at which the
-ring began to fill up to the last refusal, the reader (a vhost worker) ran, waited for a CPU, waited
-for receive buffers, was stopped, or was not there. What it did for most of that time is the cause.
+Packets that a tap refuses are put together to episodes. In an episode the ring fills once or many
+times. From the moment at which it began to fill up to the last refusal before it was empty again,
+the reader (a vhost worker) ran, waited for a CPU, waited for receive buffers, was stopped, or was
+not there. What it did for most of that time is the cause.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from vtrace.diagnose.tally import BURST_GAP_NS, UDP
-from vtrace.diagnose.timeline import Doing, Timeline
+from vtrace.diagnose.timeline import Doing, Steps, Timeline
 from vtrace.flows import Known, decode
 from vtrace.model import Flag, Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from parsers.batch import EventBatch
@@ -34,6 +37,15 @@ LONGEST_NS: Final = 1_000_000_000
 BACK_NS: Final = 1_000_000_000
 """So far before the first refusal is looked for what led to it."""
 
+USUAL_RING: Final = 1000
+"""Packets that a tap ring holds unless it was told otherwise: txqueuelen of tun_net_init."""
+
+FREE_SHARE: Final = 0.1
+FREE_NS: Final = 5_000_000
+"""A vCPU that could run for so much of the time without buffers, and for so long, had the chance
+to give some: a driver refills within microseconds of its interrupt."""
+
+MAX_FILLS: Final = 1024
 MAX_EPISODES: Final = 4096
 SENDERS: Final = 64
 
@@ -43,7 +55,8 @@ class Reader(StrEnum):
 
     RUNNING = "running"
     SENDER_RAN = "sender ran"
-    """It was runnable, and the thread that sent the packets had the CPU."""
+    """It was runnable, and the thread that sent the packets had the CPU; or, with a short ring, it
+    waited no longer than a usual one lasts."""
     OTHER_RAN = "other ran"
     """It was runnable, and another thread had the CPU."""
     NO_BUFFERS = "no buffers"
@@ -71,7 +84,9 @@ class Episode:
     """Refused, of other protocols."""
     reason: int | None = None
     fill_ns: int = 0
-    """When the ring began to fill, as far back as one looks."""
+    """When the ring first began to fill, as far back as one looks."""
+    fills: int = 1
+    """Times that it filled."""
     depth: int = 0
     """Packets in the ring when it refused."""
     spent: dict[Reader, int] = field(default_factory=dict)
@@ -115,6 +130,8 @@ class _Open:
     others: int
     depth: int
     senders: set[int]
+    fills: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    """Beginning -> last refusal, refusals, packets in the ring."""
 
 
 _REFUSED: Final = np.dtype(
@@ -228,6 +245,21 @@ class Causes:
             known.depth = max(known.depth, int(part["count"].max()))
             if len(known.senders) < SENDERS:
                 known.senders.update(np.unique(part["tid"]).tolist())
+            self._fills(known, part)
+
+    def _fills(self, known: _Open, part: NDArray[Any]) -> None:
+        begins = self._timeline.began_to_fill(known.queue, part["time"])
+        begins = np.maximum(begins, max(known.start_ns - BACK_NS, 0))
+        for begin in np.unique(begins).tolist():
+            mine = part[begins == begin]
+            if begin not in known.fills and len(known.fills) >= MAX_FILLS:
+                begin = next(reversed(known.fills))
+            last, refused, depth = known.fills.get(begin, (0, 0, 0))
+            known.fills[begin] = (
+                max(last, int(mine["time"][-1])),
+                refused + len(mine),
+                max(depth, int(mine["count"].max())),
+            )
 
     def _close(self, before: int) -> None:
         for queue in [q for q, one in self._open.items() if one.end_ns < before]:
@@ -239,13 +271,15 @@ class Causes:
         self._waiting = self._waiting[:0]
         for queue in list(self._open):
             self._end(queue)
-        return self.episodes + list(self._folded.values())
+        every = self.episodes + list(self._folded.values())
+        for episode in every:
+            starts = self._timeline.starts.get(episode.queue, [])
+            episode.attached_ns = next((at for at in starts if at >= episode.start_ns), None)
+        return every
 
     def _end(self, queue: int) -> None:
         one = self._open.pop(queue)
         line = self._timeline
-        fill = line.began_to_fill(queue, one.start_ns)
-        earliest = max(one.start_ns - BACK_NS, 0)
         episode = Episode(
             queue=queue,
             start_ns=one.start_ns,
@@ -253,16 +287,13 @@ class Causes:
             packets=one.packets,
             others=one.others,
             reason=one.reason,
-            fill_ns=max(fill or earliest, earliest),
+            fill_ns=min(one.fills),
+            fills=len(one.fills),
             depth=one.depth,
             senders=frozenset(one.senders),
             served=queue in line.served,
         )
-        for start in line.starts.get(queue, []):
-            if start >= episode.start_ns:
-                episode.attached_ns = start
-                break
-        self._judge(episode)
+        self._judge(episode, one.fills)
         self._keep(episode)
 
     def _keep(self, episode: Episode) -> None:
@@ -280,29 +311,29 @@ class Causes:
         for reader, span in episode.spent.items():
             into.spent[reader] = into.spent.get(reader, 0) + span
 
-    def _judge(self, episode: Episode) -> None:
+    def _judge(self, episode: Episode, fills: dict[int, tuple[int, int, int]]) -> None:
         """Divide the time in which the ring filled by what the reader did."""
         line = self._timeline
-        start, end = episode.fill_ns, max(episode.end_ns, episode.fill_ns + 1)
-        tid = line.workers.get(episode.queue, 0)
-        worker = line.threads.get(tid)
+        begins = np.array(sorted(fills), np.uint64)
+        ends = np.array([max(fills[int(at)][0], int(at) + 1) for at in begins], np.uint64)
+        worker = line.threads.get(line.workers.get(episode.queue, 0))
         starved = line.starved.get(episode.queue)
         vm = str(self._scene.queue(episode.queue).get("vm") or "")
-        vcpus = [
-            line.threads[one] for one in self._scene.threads(vm, "vcpu") if one in line.threads
-        ]
-        cuts = [np.array([start, end], np.uint64)]
-        cuts += [steps.between(start, end) for steps in (worker, starved, *vcpus) if steps]
+        vcpus = self._refillers(episode.queue, vm)
+        first, last = int(begins[0]), int(ends.max())
+        cuts = [begins, ends]
+        cuts += [steps.between(first, last) for steps in (worker, starved, *vcpus) if steps]
         times = np.unique(np.concatenate(cuts))
-        if len(times) < 2:
-            return
         spans, times = np.diff(times).astype(np.int64), times[:-1]
-        doing = worker.at(times) if worker else np.zeros(len(times), np.uint8)
-        dry = starved.at(times) == 1 if starved else np.zeros(len(times), np.bool_)
-        idle, stopped = self._vcpus(vcpus, times)
-        episode.stopped_vcpus = bool((stopped & dry).any()) or self._halted(vm, vcpus)
-        if self._halted(vm, vcpus):
-            idle[:] = True
+        fill = np.searchsorted(begins, times, side="right") - 1
+        filling = times < ends[fill]
+        # A thread of which the scheduler said nothing did what it did before: it slept.
+        silent = Doing.SLEEPING if self._scene.attached("sched_switch") else Doing.UNKNOWN
+        doing = worker.at(times) if worker else np.full(len(times), silent, np.uint8)
+        dry = filling & (starved.at(times) == 1 if starved else np.zeros(len(times), np.bool_))
+        held, stopped = self._vcpus(vcpus, times)
+        halted = self._halted(vm, vcpus)
+        episode.stopped_vcpus = halted or bool((stopped & dry).any())
         spent: dict[Reader, int] = {}
 
         def add(what: Reader, where: NDArray[np.bool_]) -> None:
@@ -310,25 +341,52 @@ class Causes:
             if total:
                 spent[what] = spent.get(what, 0) + total
 
-        add(Reader.STOPPED, doing == Doing.STOPPED)
-        rest = doing != Doing.STOPPED
-        add(Reader.NO_VCPU, rest & dry & idle)
-        add(Reader.NO_BUFFERS, rest & dry & ~idle)
+        add(Reader.STOPPED, filling & (doing == Doing.STOPPED))
+        rest = filling & (doing != Doing.STOPPED)
+        without, free = int(spans[rest & dry].sum()), int(spans[rest & dry & ~held].sum())
+        could = not halted and free >= max(FREE_SHARE * without, min(FREE_NS, without))
+        add(Reader.NO_BUFFERS if could else Reader.NO_VCPU, rest & dry)
         rest &= ~dry
         add(Reader.RUNNING, rest & (doing == Doing.RUNNING))
         waiting = rest & (doing == Doing.WAITING)
         if worker and waiting.any():
-            who = worker.replaced(times[waiting])
-            sender = np.isin(who, list(episode.senders)) | (who == 0)
-            for other in np.unique(who[~sender]).tolist():
-                episode.instead[other] += int(spans[waiting][who == other].sum())
-            mask = np.zeros(len(times), np.bool_)
-            mask[np.flatnonzero(waiting)[sender]] = True
-            add(Reader.SENDER_RAN, mask)
-            add(Reader.OTHER_RAN, waiting & ~mask)
+            # A short ring that overflows in a wait which the usual one outlasts is a burst.
+            short = np.array(
+                [sum(fills[int(at)][1:]) <= USUAL_RING and episode.depth < USUAL_RING * 0.9
+                 for at in begins]
+            )  # fmt: skip
+            self._waited(episode, worker, times, spans, waiting, short[fill], add)
         add(Reader.ABSENT, rest & (doing == Doing.SLEEPING))
         add(Reader.UNKNOWN, rest & (doing == Doing.UNKNOWN))
         episode.spent = spent
+
+    @staticmethod
+    def _waited(
+        episode: Episode,
+        worker: Steps,
+        times: NDArray[Any],
+        spans: NDArray[Any],
+        waiting: NDArray[np.bool_],
+        short: NDArray[np.bool_],
+        add: Callable[[Reader, NDArray[np.bool_]], None],
+    ) -> None:
+        # Who ran while the worker waited: the sender (or nobody, on the way to it), or another.
+        who = np.full(len(times), -1, np.int64)
+        who[waiting] = worker.replaced(times[waiting])
+        sender = waiting & (np.isin(who, list(episode.senders)) | (who == 0) | short)
+        other = waiting & ~sender
+        for tid in np.unique(who[other]).tolist():
+            episode.instead[tid] += int(spans[other & (who == tid)].sum())
+        add(Reader.SENDER_RAN, sender)
+        add(Reader.OTHER_RAN, other)
+
+    def _refillers(self, queue: int, vm: str) -> list[Steps]:
+        # The vCPU that kicks for the queue is the one that refills it; else, all of the VM.
+        line = self._timeline
+        kicker = line.threads.get(line.kickers.get(queue, 0))
+        if kicker is not None:
+            return [kicker]
+        return [line.threads[one] for one in self._scene.threads(vm, "vcpu") if one in line.threads]
 
     @staticmethod
     def _vcpus(

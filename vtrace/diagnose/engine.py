@@ -14,6 +14,7 @@ from vtrace.diagnose.findings import (
     BlindSpot,
     Certainty,
     Diagnosis,
+    Disagreement,
     Finding,
     FlowRow,
     Review,
@@ -150,8 +151,10 @@ class Diagnoser:
         cells = list(self._tally)
         lossy = bool(loss.get("lost") or loss.get("missed"))
         episodes = self._causes.finish()
+        overflow.mark_taken(cells, self._timeline.starts)
         groups, copies, elsewhere = self._groups(cells)
         found = overflow.overflows(scene, episodes, lossy=lossy)
+        overflow.add_taken(scene, cells, found, lossy=lossy)
         found += rules.sites(scene, groups, lossy=lossy)
         # What the tap rejected with a drop record is not counted again by its absence.
         told_at_tap: Counter[Owner] = Counter()
@@ -184,13 +187,25 @@ class Diagnoser:
             ledger=rows,
             findings=found,
             flows=flows,
-            disagreements=[] if filtered else self._meters.disagreements(skip=unserved),
+            disagreements=[] if filtered else self._disagreements(cells, unserved),
             blind_spots=self._blind(cells),
             review=self._review(found),
             unexplained=unexplained(rows),
             loss=dict(loss),
             notes=self._notes(loss, copies, elsewhere),
         )
+
+    def _disagreements(self, cells: list[Cell], unserved: list[str]) -> list[Disagreement]:
+        # That QEMU read packets beside vhost explains as many of the tap's.
+        taken: Counter[str] = Counter()
+        for cell in cells:
+            if cell.end == End.TAKEN:
+                taken[f"link/{self.scene.owner(cell.queue).interface} tx_packets"] += cell.count
+        return [
+            one
+            for one in self._meters.disagreements(skip=unserved)
+            if not 0 < one.second_count - one.first_count <= taken[one.second]
+        ]
 
     def _review(self, found: list[Finding]) -> list[Review]:
         scene = self.scene
@@ -387,6 +402,8 @@ def _code_of(scene: Scene, cell: Cell, by_queue: Mapping[int, list[Episode]]) ->
     # The episodes that these refusals were in; the one with most of them names the code.
     if cell.end == End.VANISHED:
         return "unexplained"
+    if cell.end == End.TAKEN:
+        return "R5e"
     found = overflow.episodes_in(cell.spans, by_queue.get(cell.queue, []))
     if not found:
         return "R5a"

@@ -78,6 +78,8 @@ def _towards(scene: Scene, books: Books, owner: Owner) -> list[LedgerRow]:
         reason = scene.reason(cell.reason) if cell.reason is not None else "reason not seen"
         if cell.end == End.REFUSED:
             queue.refused[reason] += cell.count
+        elif cell.end == End.TAKEN:
+            queue.refused["read by QEMU without vhost"] += cell.count
         elif cell.end == End.DROPPED:
             queue.dropped[f"{reason} in {scene.place(cell.place)}"] += cell.count
     for group in books.groups:

@@ -9,20 +9,23 @@ from typing import TYPE_CHECKING, Final
 from vtrace.diagnose import remedies
 from vtrace.diagnose.causes import Episode, Reader
 from vtrace.diagnose.findings import Burst, Certainty, Evidence, Finding
+from vtrace.diagnose.tally import End
 from vtrace.diagnose.words import count, duration, owner_text, percent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from vtrace.diagnose.scene import Owner, Scene
-    from vtrace.diagnose.tally import Span
+    from vtrace.diagnose.tally import Cell, Span
 
-__all__ = ["bursts_in", "code_of", "episodes_in", "overflows"]
+__all__ = ["add_taken", "bursts_in", "code_of", "episodes_in", "mark_taken", "overflows"]
 
 SURE: Final = 0.8
 """Share of the time above which what the reader did is the proven cause."""
 LIKELY: Final = 0.5
 MOST_BURSTS: Final = 20
+SOON_NS: Final = 60_000_000_000
+"""A pause that is longer than this says nothing of a packet before it."""
 
 _CODES: Final = {
     Reader.RUNNING: "R5a",
@@ -47,7 +50,7 @@ def code_of(scene: Scene, episode: Episode) -> str:
     owner = scene.owner(episode.queue)
     if scene.vhost.get(owner.interface) is False:
         return "R10"
-    if not episode.served and episode.reader == Reader.UNKNOWN:
+    if not episode.served and episode.reader in (Reader.UNKNOWN, Reader.ABSENT):
         # Nobody has read this queue since the recording began.
         return "R5d" if episode.stopped_vcpus else "R5e"
     return _CODES.get(episode.reader, "R5a")
@@ -98,7 +101,8 @@ def _finding(
     finding.evidence.append(
         Evidence(
             text=f"{tap} refused {count(packets, 'packet')} in tun_net_xmit ({reason}), in"
-            f" {count(len(group), 'episode')}",
+            f" {count(len(group), 'episode')}; its ring filled"
+            f" {count(sum(one.fills for one in group), 'time')}",
             source="REFUSE and DROP records",
             verb="drops",
             filter=_filter(tap, queue, reasons),
@@ -128,6 +132,56 @@ def _finding(
     return finding
 
 
+def mark_taken(cells: Iterable[Cell], starts: Mapping[int, Sequence[int]]) -> None:
+    """Find packets that QEMU read from a tap, since vhost had let go of it.
+
+    A VM that is paused, or whose driver resets, gives its queues back to QEMU, which may read a
+    packet before it stops too. What left the ring unseen, and was followed by a START of its queue
+    before long, left it so.
+    """
+    for cell in cells:
+        if cell.end != End.VANISHED:
+            continue
+        last = cell.last_ns
+        if any(cell.first_ns <= start <= last + SOON_NS for start in starts.get(cell.queue, ())):
+            cell.end = End.TAKEN
+
+
+def add_taken(scene: Scene, cells: Iterable[Cell], found: list[Finding], *, lossy: bool) -> None:
+    """Count what QEMU took with the R5e of its queue; make one where there is none."""
+    for cell in cells:
+        if cell.end != End.TAKEN:
+            continue
+        owner, queue = scene.owner(cell.queue), scene.queue_name(cell.queue)
+        place = (owner.vm, owner.device, queue)
+        mine = [f for f in found if f.code == "R5e" and (f.vm, f.device, f.queue) == place]
+        if not mine:
+            mine = [
+                Finding(
+                    code="R5e",
+                    cause=f"vhost was not attached to {owner.interface}, and QEMU, which read it"
+                    " meanwhile, did not pass on what it took",
+                    packets=0,
+                    certainty=Certainty.LIKELY,
+                    vm=owner.vm,
+                    device=owner.device,
+                    queue=queue,
+                    direction="rx",
+                    first_ns=cell.first_ns,
+                    last_ns=cell.last_ns,
+                    remedies=remedies.for_overflow(scene, "R5e", owner, None, [], Counter()),
+                )
+            ]
+            found += mine
+        finding = mine[0]
+        finding.packets = (finding.packets or 0) + cell.count
+        text = f"{count(cell.count, 'packet')} left the ring of {owner.interface} without vhost,"
+        text += " before it was attached again: QEMU read them"
+        finding.evidence.append(Evidence(text=text, source="ENQUEUE, RECV and START records"))
+        if lossy:
+            finding.certainty = Certainty.POSSIBLE
+
+
 _SPENT: Final = {
     Reader.RUNNING: "ran",
     Reader.SENDER_RAN: "was ready while the sender (or nobody) had its CPU",
@@ -149,7 +203,7 @@ def _cause(
     instead: Counter[int],
 ) -> str:
     tap, vm = owner.interface, owner_text(owner)
-    span = duration(sum(max(one.end_ns - one.fill_ns, 0) for one in group))
+    span = duration(sum(spent.values()))
     limit = max(one.depth for one in group)
     ring = f"the ring of {tap} ({count(limit, 'packet')})" if limit else f"the ring of {tap}"
     if code == "R5b":

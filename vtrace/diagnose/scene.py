@@ -107,6 +107,14 @@ class Scene:
                     found.append(tid)
         return found
 
+    def attached(self, point: str) -> bool:
+        """Tell whether a probe point was attached."""
+        return any(
+            isinstance(probe, Mapping) and probe.get("state") == "attached"
+            for name, probe in self.section("probes").items()
+            if str(name).rpartition(":")[2] == point or str(name).partition(":")[0] == point
+        )
+
     def thread_state(self, tid: int) -> str:
         """Return the state of a thread at the last sample of it (R, S, D, T, ...), or nothing."""
         found = self.section("counters").get(f"thread/{tid}")

@@ -52,6 +52,8 @@ class End(IntEnum):
     """The tap did not take it."""
     DROPPED = 7
     """Dropped behind the tap's ring, or elsewhere on the host."""
+    TAKEN = 8
+    """QEMU read it from the tap, while vhost was not attached to it."""
 
 
 @dataclass(slots=True)
@@ -93,7 +95,7 @@ class Cell:
     @property
     def lost(self) -> bool:
         """Whether they were lost where vtrace looked."""
-        return self.end in (End.VANISHED, End.RECV_ERROR, End.REFUSED, End.DROPPED)
+        return self.end in _LOST
 
     @property
     def flow_name(self) -> str:
@@ -109,6 +111,9 @@ class Cell:
     def last_ns(self) -> int:
         """Time of the last of them."""
         return self.spans[-1].end_ns
+
+
+_LOST: Final = frozenset([End.VANISHED, End.RECV_ERROR, End.REFUSED, End.DROPPED, End.TAKEN])
 
 
 class Tally:

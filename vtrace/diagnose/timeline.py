@@ -42,12 +42,14 @@ class Doing(IntEnum):
 class Steps:
     """A value that changes at known times."""
 
-    __slots__ = ("other", "state", "time")
+    __slots__ = ("before", "other", "state", "time")
 
     def __init__(self) -> None:
         self.time: NDArray[Any] = np.zeros(0, np.uint64)
         self.state: NDArray[Any] = np.zeros(0, np.uint8)
         self.other: NDArray[Any] = np.zeros(0, np.int64)
+        self.before = 0
+        """What it was before the first change that is known."""
 
     def extend(
         self, time: NDArray[Any], state: NDArray[Any], other: NDArray[Any], keep_from: int
@@ -62,11 +64,11 @@ class Steps:
             self.other = self.other[first:]
 
     def at(self, times: NDArray[Any]) -> NDArray[np.uint8]:
-        """Return the value at each time; 0 before the first change."""
+        """Return the value at each time; ``before`` before the first change."""
         index = np.searchsorted(self.time, times, side="right") - 1
         if not len(self.time):
             return np.zeros(len(times), np.uint8)
-        return np.where(index >= 0, self.state[np.maximum(index, 0)], 0).astype(np.uint8)
+        return np.where(index >= 0, self.state[np.maximum(index, 0)], self.before).astype(np.uint8)
 
     def between(self, start: int, end: int) -> NDArray[Any]:
         """Return the times of changes in a span."""
@@ -92,6 +94,8 @@ class Steps:
 
 
 _THREAD_KINDS = (Kind.SCHED_IN, Kind.SCHED_OUT, Kind.SCHED_WAKE)
+_BEFORE = {Kind.SCHED_WAKE: Doing.SLEEPING, Kind.SCHED_OUT: Doing.RUNNING}
+"""What a thread did before the first record of it."""
 _QUEUE_KINDS = (Kind.EMPTY, Kind.POP, Kind.RUN, Kind.KICK, Kind.START, Kind.STOP)
 
 
@@ -106,6 +110,8 @@ class Timeline:
         """Queue -> times at which a packet came into an empty tap ring."""
         self.workers: dict[int, int] = {}
         """Queue -> thread that serves it."""
+        self.kickers: dict[int, int] = {}
+        """Queue -> vCPU that last notified its device: it is the one that refills."""
         self.starts: dict[int, list[int]] = {}
         """Queue -> times at which a backend was attached."""
         self.served: dict[int, int] = {}
@@ -151,6 +157,8 @@ class Timeline:
                 keep = ~(wakes & (previous == Doing.RUNNING))
                 mine, states = mine[keep], states[keep]
             times, others = batch["time"][mine], batch["ret"][mine]
+            if not len(steps.time) and len(mine):
+                steps.before = _BEFORE.get(Kind(int(batch["kind"][mine[0]])), Doing.UNKNOWN)
             steps.extend(times, states, others, self.now - KEEP_NS)
 
     def _queues(self, batch: EventBatch, rows: NDArray[Any]) -> None:
@@ -163,6 +171,9 @@ class Timeline:
                 last = mine[np.flatnonzero(work)[-1]]
                 self.workers[queue] = int(batch["tid"][last])
                 self.served[queue] = int(batch["time"][last])
+            kicks = mine[kinds == Kind.KICK]
+            if len(kicks):
+                self.kickers[queue] = int(batch["tid"][kicks[-1]])
             begun = batch["time"][mine[kinds == Kind.START]].tolist()
             if begun:
                 self.starts[queue] = (self.starts.get(queue, []) + begun)[-64:]
@@ -183,10 +194,10 @@ class Timeline:
             first = int(np.searchsorted(both, np.uint64(max(self.now - KEEP_NS, 0)))) - 1
             self.filling[queue] = both[max(first, 0) :]
 
-    def began_to_fill(self, queue: int, before: int) -> int | None:
-        """Return when a packet last came into the empty ring of a queue; None: not known."""
+    def began_to_fill(self, queue: int, before: NDArray[Any]) -> NDArray[np.int64]:
+        """Return for each time when a packet last came into the queue's empty ring; 0: unknown."""
         times = self.filling.get(queue)
         if times is None or not len(times):
-            return None
-        index = int(np.searchsorted(times, np.uint64(before), side="right")) - 1
-        return int(times[index]) if index >= 0 else None
+            return np.zeros(len(before), np.int64)
+        index = np.searchsorted(times, before.astype(np.uint64), side="right") - 1
+        return np.where(index >= 0, times[np.maximum(index, 0)], 0).astype(np.int64)

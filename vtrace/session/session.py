@@ -39,6 +39,9 @@ __all__ = ["Chunk", "Loss", "Session"]
 MARGIN_NS: Final = 1_000_000_000
 """What is read before and behind a window, so that the chains in it are whole."""
 
+DIAGNOSE_MARGIN_NS: Final = 10_000_000_000
+"""The same for a diagnosis: what threads and queues were doing when the window opened."""
+
 EVERYTHING: Final = (*wire.COLUMNS, "bytes")
 WITHOUT_BYTES: Final = tuple(wire.COLUMNS)
 
@@ -122,6 +125,7 @@ class Session:
         self.end_ns: int | None = None
         self._bounds: tuple[int | None, int | None] = (None, None)
         self._tracker: Tracker | None = None
+        self._margin_ns = MARGIN_NS
         self._diagnoser: Diagnoser | None = None
 
     @property
@@ -180,7 +184,7 @@ class Session:
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield what each batch brought to an end; the last chunk is what stays open."""
-        for batch in self._batches(EVERYTHING, MARGIN_NS):
+        for batch in self._batches(EVERYTHING, self._margin_ns):
             if self.join:
                 self.join.feed(batch)
             if self._diagnoser:
@@ -215,7 +219,7 @@ class Session:
 
         self.join = self.join or PacketJoin()
         diagnoser = Diagnoser(self.names, protocol)
-        self._diagnoser = diagnoser
+        self._diagnoser, self._margin_ns = diagnoser, DIAGNOSE_MARGIN_NS
         for chunk in self.chunks():
             diagnoser.packets(chunk.packet_rows.rows)
         loss = self.loss()
@@ -231,8 +235,8 @@ class Session:
         # The time of which every event is read.
         since, until = self._bounds
         return (
-            0 if since is None else max(since - MARGIN_NS, 0),
-            (1 << 63) - 1 if until is None else until + MARGIN_NS,
+            0 if since is None else max(since - self._margin_ns, 0),
+            (1 << 63) - 1 if until is None else until + self._margin_ns,
         )
 
     def _chunk(self, batch: EventBatch, chains: Any, *, last: bool) -> Chunk:
