@@ -83,11 +83,15 @@ def diagnose(args: argparse.Namespace) -> int:
 
     if file is not None:
         file.seek(0)
-    with open_trace(args.write if file is None else file) as trace:
-        session = Session(trace, zone=UTC if args.utc else None)
-        diagnosis = session.diagnose(args.protocol)
-        diagnosis.source = args.write or "live"
-        code = finish(session, diagnosis, args, source=args.write or "")
+    try:
+        with open_trace(args.write if file is None else file) as trace:
+            session = Session(trace, zone=UTC if args.utc else None)
+            diagnosis = session.diagnose(args.protocol)
+            diagnosis.source = args.write or "live"
+            code = finish(session, diagnosis, args, source=args.write or "")
+    finally:
+        if file is not None:
+            file.close()
     if totals.failure:
         raise totals.failure
     return code
@@ -113,7 +117,7 @@ def watch(args: argparse.Namespace) -> int:
 
         sink = None
         if args.write:
-            sink = FlightSink(lambda: RotatingSink(args.write), args.flight, "drop", AFTER_S)
+            sink = LossSink(lambda: RotatingSink(args.write), args.flight, "drop", AFTER_S)
         say("watching this host; Ctrl-C gives the verdict")
         if guests:
             guests.begin()
@@ -194,6 +198,20 @@ class FileSink:
     def close(self) -> None:
         """Finish the recording; the file stays open."""
         self._writer.close()
+
+
+class LossSink(FlightSink):
+    """A flight recorder that is triggered by what was found, not by any drop on the host."""
+
+    def _triggers(self, batch: EventBatch) -> Any:
+        return batch["time"] < 0
+
+    def trigger_at(self, time_ns: int) -> None:
+        """Write what is held, and what comes until a while behind that time."""
+        if self.triggered_ns is None:
+            self.triggered_ns = time_ns
+        self._until = max(self._until, time_ns + self._after_ns)
+        self._write_held()
 
 
 class Until:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vtrace.cli.output import Style
     from vtrace.diagnose.findings import Finding
 
-__all__ = ["Second", "Seconds", "line_of", "second_json"]
+__all__ = ["SECOND_NS", "Second", "Seconds", "line_of", "second_json"]
 
 SECOND_NS: Final = 1_000_000_000
 BEFORE: Final = 2

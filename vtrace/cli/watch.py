@@ -15,7 +15,7 @@ from vtrace.cli.attached import Until
 from vtrace.cli.diagnose import finish, print_line, width_of_stdout
 from vtrace.cli.headline import Times
 from vtrace.cli.output import Style
-from vtrace.cli.seconds import Second, Seconds, line_of, second_json
+from vtrace.cli.seconds import SECOND_NS, Second, Seconds, line_of, second_json
 from vtrace.session import Clock, Session
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ class Watched:
             self._print(second)
 
     def _print(self, second: Second) -> None:
+        if self.sink is not None and second.by_code:
+            self.sink.trigger_at(second.start_ns + SECOND_NS)
         if self._args.json:
             print_line({"second": second_json(second)})
             return
