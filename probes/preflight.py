@@ -76,6 +76,7 @@ class Kernel:
 
     def __init__(self) -> None:
         self.symbols = Symbols()
+        self._modules = _modules()
         self.btf = Btf()
         self.tracefs = _tracefs()
         self.has_kprobes = _KPROBE_PMU.exists()
@@ -148,6 +149,13 @@ class Kernel:
             return self.btf.offset("vmlinux", "net_device.priv")
         return (self.btf.size("vmlinux", "net_device") + 31) // 32 * 32
 
+    def read_new_modules(self) -> None:
+        """Read the symbols again where modules have come or gone since."""
+        modules = _modules()
+        if modules != self._modules:
+            self._modules = modules
+            self.symbols = Symbols()
+
     def used_count_argument(self) -> int:
         """Return which argument of vhost_add_used_and_signal_n is the count (from 1).
 
@@ -158,10 +166,7 @@ class Kernel:
     def drop_reasons(self) -> dict[int, str]:
         """Return this kernel's skb_drop_reason by number, without its prefix."""
         reasons = self.btf.enum("vmlinux", "skb_drop_reason")
-        return {
-            value: name.removeprefix("SKB_DROP_REASON_").removeprefix("SKB_")
-            for name, value in reasons.items()
-        }
+        return {value: name.removeprefix("SKB_DROP_REASON_") for name, value in reasons.items()}
 
     def has_drop_reason(self) -> bool:
         """Tell whether skb:kfree_skb says why."""
@@ -169,6 +174,14 @@ class Kernel:
             return False
         form = self.tracefs / "events/skb/kfree_skb/format"
         return form.exists() and " reason;" in form.read_text()
+
+
+def _modules() -> tuple[str, ...]:
+    try:
+        lines = Path("/proc/modules").read_text().splitlines()
+    except OSError:
+        return ()
+    return tuple(line.split(" ", 1)[0] for line in lines)
 
 
 def _tracefs() -> Path | None:

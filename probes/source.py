@@ -325,6 +325,8 @@ class LiveSource:
         table = self._loaded.table("places")
         rows = {str(v.value): k.value for k, v in (table.items() if table else ())}
         known = self._seen.get("places", {})
+        if rows.keys() - known.keys():
+            self._kernel.read_new_modules()
         return {
             key: known.get(key) or self._kernel.symbols.name_of(address)
             for key, address in rows.items()

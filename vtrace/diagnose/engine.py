@@ -15,6 +15,7 @@ from vtrace.diagnose.findings import (
     Certainty,
     Diagnosis,
     Disagreement,
+    Evidence,
     Finding,
     FlowRow,
     Review,
@@ -181,6 +182,7 @@ class Diagnoser:
         flows = self._flows(cells, groups, episodes, found)
         unserved = [tap for tap, vhost in scene.vhost.items() if vhost is False]
         filtered = bool(scene.section("capture").get("capture_filter"))
+        found = _united(found)
         found.sort(key=_order)
         return Diagnosis(
             protocol=self._protocol,
@@ -408,6 +410,31 @@ def _code_of(scene: Scene, cell: Cell, by_queue: Mapping[int, list[Episode]]) ->
     if not found:
         return "R5a"
     return overflow.code_of(scene, max(found, key=lambda one: one.packets))
+
+
+_WITHOUT_BUFFERS: Final = ("R5c", "R5d")
+_NOT_SERVED: Final = ("S1", "S2")
+
+
+def _united(found: list[Finding]) -> list[Finding]:
+    # A driver that does not serve its interrupts gives no buffers: one cause, told once.
+    losses = [one for one in found if one.code in _WITHOUT_BUFFERS]
+    kept = []
+    for one in found:
+        place = (one.vm, one.device, one.queue)
+        same = [
+            loss
+            for loss in losses
+            if one.code in _NOT_SERVED
+            and (loss.vm, loss.device, loss.queue) == place
+            and _is_within(loss, (one.first_ns, None if one.last_ns is None else one.last_ns + 1))
+        ]
+        if same:
+            same[0].evidence.append(Evidence(text=one.cause, source=f"finding {one.code}"))
+            same[0].evidence += one.evidence
+        else:
+            kept.append(one)
+    return kept
 
 
 def _is_within(finding: Finding, within: tuple[int | None, int | None]) -> bool:

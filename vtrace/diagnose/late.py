@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Late"]
 
+EAGAIN: Final = -11
 LATE_NS: Final = 100_000_000
 """So long a worker waits for a CPU only where another thread keeps it: many time slices."""
 
@@ -45,7 +46,8 @@ class Late:
 
     def feed(self, batch: EventBatch, inside: NDArray[np.bool_] | None = None) -> None:
         """Take in a batch: of its errors, those in ``inside`` count."""
-        broken = batch["kind"] == Kind.POP_ERROR
+        # -EAGAIN is no error: a translation that a vIOMMU has yet to give.
+        broken = (batch["kind"] == Kind.POP_ERROR) & (batch["ret"] != EAGAIN)
         if inside is not None:
             broken &= inside
         for row in np.flatnonzero(broken).tolist()[:4096]:

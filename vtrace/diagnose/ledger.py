@@ -233,6 +233,8 @@ def _guest_row(books: Books, owner: Owner, name: str, consumed: int) -> LedgerRo
             )
             if lost:
                 row.dropped[counter] = lost
+        # What the guest counted its driver has taken, even where nothing on the host showed it.
+        row.entered = max(consumed, row.left + sum(row.dropped.values()))
     return row
 
 

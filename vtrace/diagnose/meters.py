@@ -233,6 +233,8 @@ class Meters:
             if pair is None or first is None or last is None or first is last:
                 continue
             kind, _, tap = name.partition("/")
+            if kind != "drop" and tap not in self._scene.taps:
+                continue
             if tap in blind and kind in ("taken", "sent"):
                 continue
             moved = last.value - first.value

@@ -27,6 +27,8 @@ FULL_SOCKET: Final = frozenset(["SOCKET_RCVBUFF", "PROTO_MEM", "SOCKET_BACKLOG"]
 TAP_FILTERS: Final = frozenset(["TAP_TXFILTER", "TAP_FILTER"])
 FROM_GUEST_PLACES: Final = ("tun_get_user", "tun_sendmsg", "tun_xdp_one", "tun_rx_batched")
 """Functions that only a frame of the guest comes through."""
+NOT_PACKETS: Final = ("inet_rtm_getroute", "inet6_rtm_getroute")
+"""Here the kernel answers a question about a route, for which it makes a packet up."""
 SNIFFERS: Final = ("packet_rcv", "tpacket_rcv", "packet_rcv_spkt", "packet_rcv_fanout")
 """Here a copy for a packet socket (tcpdump) is dropped, not the packet."""
 
@@ -48,6 +50,8 @@ def is_sniffer(scene: Scene, cell: Cell) -> bool:
 
 def site_of(scene: Scene, cell: Cell) -> Site | None:
     """Return the place of a drop that a ``kfree_skb`` showed; None: it concerns no guest."""
+    if scene.place(cell.place).startswith(NOT_PACKETS):
+        return None
     direction, owner = _whose(scene, cell)
     if not direction:
         return None
@@ -55,6 +59,8 @@ def site_of(scene: Scene, cell: Cell) -> Site | None:
     place = scene.place(cell.place)
     interface = str(scene.queue(cell.drop_queue).get("interface") or "")
     code, hop = _placed(scene, reason, place, direction, interface)
+    if code == "T6" and scene.vhost.get(interface) is False:
+        code = "T12"
     return Site(code, hop, direction, owner)
 
 
@@ -74,6 +80,8 @@ def _placed(
         return ("D1", "socket") if towards else ("T13", "socket")
     if reason.startswith("NEIGH_") or place.startswith(NEIGHBOUR_PLACES):
         return ("R12", "neighbour") if towards else ("T9", "host")
+    if reason.startswith("QDISC_") and towards and _is_down(scene, interface):
+        return "R3", "bridge"
     if reason.startswith("QDISC_") or reason == "TC_EGRESS":
         return ("R4", "qdisc") if towards else ("T10", "qdisc")
     if reason == "CPU_BACKLOG":
@@ -89,6 +97,19 @@ def _placed(
     if not towards and reason.startswith(("IP_", "PKT_TOO_BIG", "UNHANDLED_PROTO", "OTHERHOST")):
         return "T9", "host"
     return "D1", "host"
+
+
+def _is_down(scene: Scene, interface: str) -> bool:
+    """Tell whether an interface above taps has no carrier: then its qdisc is noop, and drops.
+
+    A bridge has a carrier as long as one of its ports forwards, and no qdisc of its own.
+    """
+    if not interface or interface in scene.taps:
+        return False
+    link = scene.link(interface)
+    if link.get("operstate") in ("down", "lowerlayerdown"):
+        return True
+    return scene.is_bridge(interface) and link.get("qdisc") in (None, "", "noop", "noqueue")
 
 
 def _whose(scene: Scene, cell: Cell) -> tuple[str, Owner]:

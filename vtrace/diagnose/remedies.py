@@ -142,7 +142,8 @@ def _free_worker(scene: Scene, owner: Owner, instead: Counter[int]) -> list[Reme
         )
     found.append(
         Remedy(
-            text="Look whether a cgroup limits the VM's CPU time; vhost workers are in it.",
+            text="Look whether a cgroup limits the VM's CPU time; a worker that is a thread of QEMU"
+            " (Linux 6.4 and later) is in it.",
             command="systemd-cgtop; cat /sys/fs/cgroup/.../cpu.max",
         )
     )
@@ -206,6 +207,15 @@ def for_site(scene: Scene, site: Site, reason: str, place: str, interface: str) 
                 text="Look at what is attached to the interface: tc filters, XDP.",
                 command=f"tc filter show dev {name} ingress; ip -d link show dev {name}; bpftool"
                 " net list",
+            )
+        ]
+    if code == "R3" and reason.startswith("QDISC_"):
+        return [
+            Remedy(
+                text="Let a port of the bridge forward, so that it has a carrier.",
+                command=f"bridge -d link show; ip link show master {name}",
+                current="no carrier",
+                proposed="a port in state forwarding",
             )
         ]
     if code == "R3" or (code == "T9" and place.startswith(("br_", "__br_"))):
@@ -309,6 +319,14 @@ def for_sends(scene: Scene, code: str, owner: Owner) -> list[Remedy]:
                 command=f"ip link set dev {name} up",
                 current="down",
                 proposed="up",
+            )
+        ]
+    if code == "T7":
+        return [
+            Remedy(
+                text="The tap's queue went away under vhost: attach it again, and restart the"
+                " guest's interface; chains of the failed batches do not come back.",
+                command=f"ip -d link show dev {name}",
             )
         ]
     if code == "T6" and link.get("xdp"):

@@ -105,6 +105,11 @@ def _cause(site: Site, reason: str, place: str, interface: str) -> str:
             what = "a netfilter rule" if rule else "a rule (tc, XDP or the like)"
             return f"{what} of this host dropped what was for {vm}{at}"
         case "R3":
+            if reason.startswith("QDISC_"):
+                return (
+                    f"no port of the bridge {interface} forwards, so it has no carrier: what was"
+                    f" for {vm} was dropped before it"
+                )
             return f"the bridge did not forward what was for {vm}: dropped in {place}{at}"
         case "R4":
             return f"the qdisc of {interface or 'the tap'} dropped what was for {vm}"
@@ -121,6 +126,8 @@ def _cause(site: Site, reason: str, place: str, interface: str) -> str:
             return f"{vm} sends to a port of this host on which nobody listens"
         case "T8":
             return f"{interface or 'the tap'} is down, and so rejected what {vm} sent"
+        case "T12":
+            return f"the tap rejected what QEMU sent for {vm}{at}, and QEMU does not tell the guest"
         case "T6":
             return f"the tap rejected what {vm} sent{at}"
         case "R5a" | "R5e" | "R5f":
@@ -333,9 +340,9 @@ def unreachable(scene: Scene, replies: Mapping[int, int], known: Iterable[str]) 
     return [
         Finding(
             code="R9",
-            cause=f"nobody listens in {owner_text(owner)} on the port that packets went to: it"
-            " said so by ICMP",
-            packets=number,
+            cause=f"nobody listens in {owner_text(owner)} on the port that {number:,} packets or"
+            " more went to: it said so by ICMP",
+            packets=None,
             certainty=Certainty.LIKELY,
             vm=owner.vm,
             device=owner.device,

@@ -232,11 +232,11 @@ class Session:
         return verdict
 
     def _valid(self) -> tuple[int, int]:
-        # The time of which every event is read.
+        # The time in which samples of counters are of use: what is further off may hold more.
         since, until = self._bounds
         return (
-            0 if since is None else max(since - self._margin_ns, 0),
-            (1 << 63) - 1 if until is None else until + self._margin_ns,
+            0 if since is None else max(since - MARGIN_NS, 0),
+            (1 << 63) - 1 if until is None else until + MARGIN_NS,
         )
 
     def _chunk(self, batch: EventBatch, chains: Any, *, last: bool) -> Chunk:
