@@ -45,11 +45,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="package")
-def stage(lab: Host) -> Iterator[Stage]:
-    """Set up the guests of all cases, once per kernel."""
+def stage(lab: Host, pytestconfig: pytest.Config) -> Iterator[Stage]:
+    """Set up the guests of all cases, once per kernel; counts are printed in any case."""
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+
+    def say(text: object) -> None:
+        with capture.global_and_fixture_disabled():
+            print(f"\n{lab.name}: {text}", end="", flush=True)
+
     seed = random.randrange(1 << 30)
-    print(f"seed {seed}")
+    say(f"losses are drawn with seed {seed}")
     made = Stage(lab, seed, played_on(lab.name)[1])
+    made.say = say
     made.set_up()
     yield made
     made.tear_down()

@@ -185,9 +185,7 @@ class Uplink(Away):
 
     def judge(self, moved: dict[str, int]) -> list[Expected]:
         assert self.dropped == self.lost, (self.dropped, self.truth)
-        return self.expect(
-            self.lost, "sent - received = dropped of the qdisc", device=self.stage.UPLINK
-        )
+        return self.expect(self.lost, "sent - received = dropped of the qdisc", device="nic0")
 
     def undo(self) -> None:
         words = self.host.run(f"tc -s qdisc show dev {self.stage.UPLINK}").out.split()
