@@ -33,6 +33,10 @@ RUNS = {
     "packets-full.txt": ("packets", "--utc", "-c", "3", "--show", "layers", "--hex"),
     "exits.txt": ("exits", "--utc", "-c", "40"),
     "drops.txt": ("drops", "--utc", "-c", "40"),
+    "diagnose.txt": ("diagnose", "--utc"),
+    "diagnose-full.txt": ("diagnose", "--utc", "--verbose"),
+    "diagnose.json": ("diagnose", "--json"),
+    "watch.txt": ("diagnose", "--utc", "--watch"),
 }
 """Name of the output -> command line, without the recording."""
 
