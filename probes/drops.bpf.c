@@ -9,7 +9,7 @@ BPF_HASH(places, u64, u32, 1024);
 TRACEPOINT_PROBE(skb, kfree_skb)
 {
 	u64 skb = (u64)args->skbaddr, place = (u64)args->location, dev = 0, head = 0, start;
-	u32 zero = 0, packet = 0, ifindex = 0;
+	u32 zero = 0, packet = 0;
 	u16 mac = 0, network = 0, queue = 0, flags = 0;
 	struct skb_packet *known = skbs.lookup(&skb);
 	struct xmit_state *x = xmit.lookup(&zero);
@@ -21,9 +21,7 @@ TRACEPOINT_PROBE(skb, kfree_skb)
 	KREAD(network, skb, OFF_SKB_NETWORK_HEADER);
 	KREAD(mac, skb, OFF_SKB_MAC_HEADER);
 	KREAD(dev, skb, OFF_SKB_DEV);
-	if (dev)
-		KREAD(ifindex, dev, OFF_DEV_IFINDEX);
-	if (known && known->ifindex != ifindex) {
+	if (known && known->dev != dev) {
 		skbs.delete(&skb);	/* it was read by QEMU, and is another packet now */
 		known = 0;
 	}

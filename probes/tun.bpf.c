@@ -22,7 +22,7 @@ int vt_xmit_entry(struct pt_regs *ctx)
 		return 0;
 	vt_called(CALL_XMIT_ENTRY);
 	struct skb_packet held = {};
-	KREAD(held.ifindex, dev, OFF_DEV_IFINDEX);
+	held.dev = dev;
 	vt_head(&p->record, VTRACE_KIND_ENQUEUE, now, 0, id);
 	KREAD(p->record.length, skb, OFF_SKB_LEN);
 	KREAD(data, skb, OFF_SKB_DATA);
@@ -189,13 +189,12 @@ TRACEPOINT_PROBE(net, netif_receive_skb)
 	if (!t || !t->sending)
 		return 0;
 	u64 skb = (u64)args->skbaddr, dev = 0, head = 0;
-	u32 ifindex = 0;
 	u16 mac = 0;
 	KREAD(dev, skb, OFF_SKB_DEV);
-	KREAD(ifindex, dev, OFF_DEV_IFINDEX);
 	struct queue_info *info = vt_info(t->send_queue);
-	/* A bridge above the tap receives the same frame again: only the tap's own counts. */
-	if (!info || info->ifindex != ifindex)
+	/* A bridge above the tap receives the same frame again, and a softirq that interrupts us has
+	 * frames of other devices: only the tap's own count. */
+	if (!info || !dev || !vt_is_dev(info, dev))
 		return 0;
 	struct packet_record *p = scratch.lookup(&zero);
 	if (!p)

@@ -130,8 +130,9 @@ struct exit_total {
 /* A packet in a tap's ring. Where QEMU reads the tap itself nobody sees it leave, and its skb is
  * used again for others: those are on another device. */
 struct skb_packet {
+	u64 dev;
 	u32 packet;	/* 0: not one that the capture filter wants */
-	u32 ifindex;
+	u32 pad;
 };
 
 struct xmit_state {
@@ -153,7 +154,7 @@ BPF_HASH(queues, u64, struct queue_state, MAX_QUEUES);
 BPF_ARRAY(queue_info, struct queue_info, MAX_IDS);
 BPF_HASH(eventfds, u64, struct eventfd_state, 16384);
 BPF_HASH(tfiles, u64, u32, MAX_QUEUES);
-BPF_HASH(interfaces, u32, u32, 1024);
+BPF_HASH(interfaces, u64, u32, 1024);
 BPF_HASH(tasks, u32, struct task_state, 16384);
 BPF_HASH(threads, u32, struct thread_role, 16384);
 BPF_HASH(vms, u32, u32, 1024);
@@ -249,6 +250,20 @@ static __always_inline struct queue_info *vt_info(u32 id)
 	return id < MAX_IDS ? queue_info.lookup(&id) : 0;
 }
 
+/* Tell whether an id is that of a device. Each network namespace counts ifindex for itself. */
+static __always_inline int vt_is_dev(struct queue_info *info, u64 dev)
+{
+	u32 ifindex = 0;
+	u64 name[2] = {}, known[2];
+
+	KREAD(ifindex, dev, OFF_DEV_IFINDEX);
+	if (info->ifindex != ifindex)
+		return 0;
+	bpf_probe_read_kernel(&name, sizeof(name), (void *)(dev + OFF_DEV_NAME));
+	__builtin_memcpy(known, info->name, sizeof(known));
+	return name[0] == known[0] && name[1] == known[1];
+}
+
 /* The id of a network interface, as the place of a drop. */
 static __always_inline u16 vt_interface(u64 dev)
 {
@@ -258,15 +273,20 @@ static __always_inline u16 vt_interface(u64 dev)
 	KREAD(ifindex, dev, OFF_DEV_IFINDEX);
 	if (!ifindex)
 		return 0;
-	u32 *known = interfaces.lookup(&ifindex);
-	if (known)
-		return *known;
+	u32 *known = interfaces.lookup(&dev);
+	if (known) {
+		struct queue_info *old = vt_info(*known);
+		/* Not filled in yet, or the same; else its memory has another device now. */
+		if (!old || !old->registered || vt_is_dev(old, dev))
+			return *known;
+		interfaces.delete(&dev);
+	}
 	u32 id = vt_new_id(0);
 	struct queue_info *info = vt_info(id);
 	if (!info)
 		return 0;
-	if (interfaces.insert(&ifindex, &id)) {
-		known = interfaces.lookup(&ifindex);
+	if (interfaces.insert(&dev, &id)) {
+		known = interfaces.lookup(&dev);
 		return known ? *known : 0;
 	}
 	info->ifindex = ifindex;

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Late"]
 
 EAGAIN: Final = -11
-LATE_NS: Final = 100_000_000
+LATE_NS: Final = 250_000_000
 """So long a worker waits for a CPU only where another thread keeps it: many time slices."""
 
 

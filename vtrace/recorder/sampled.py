@@ -22,6 +22,8 @@ _LOOK_S: Final = 30.0
 """How often the VMs and the host's configuration are looked at again at most."""
 _PAUSE: Final = 100
 """... and not before so many times of what that took: 1 % of a CPU."""
+_PAUSE_SOON: Final = 10
+"""The same where an interface has come."""
 
 
 def samplers_of(host: HostNames) -> Sequence[Called]:
@@ -29,19 +31,26 @@ def samplers_of(host: HostNames) -> Sequence[Called]:
 
     Another section is another function here.
     """
-    return [Counters(host), Configuration(host)]
+    configuration = Configuration(host)
+    return [Counters(host, configuration), configuration]
 
 
 class Counters:
     """Section ``counters``."""
 
-    def __init__(self, host: HostNames) -> None:
+    def __init__(self, host: HostNames, configuration: Configuration) -> None:
         self._sampler = Sampler(lambda: host.vms)
+        self._configuration = configuration
+        self._links: set[str] = set()
         self._said = 0
 
     def __call__(self, whole: bool) -> dict[str, Any]:
         """Return the objects that have changed."""
         section: dict[str, Any] = self._sampler.sample(all_=whole)
+        links = {name for name in section if name.startswith("link/")}
+        if links - self._links:
+            self._configuration.look_soon()
+        self._links |= links
         if whole or len(self._sampler.missing) > self._said:
             self._said = len(self._sampler.missing)
             section["missing"] = list(self._sampler.missing)
@@ -57,9 +66,13 @@ class Configuration:
 
     def __init__(self, host: HostNames) -> None:
         self._host = host
-        self._due = 0.0
+        self._due = self._earliest = 0.0
         self._vms: list[Vm] = []
         self._seen: dict[str, Any] = {}
+
+    def look_soon(self) -> None:
+        """Look again as soon as it may cost that much: an interface has come."""
+        self._due = min(self._due, self._earliest)
 
     def __call__(self, whole: bool) -> dict[str, Any]:
         """Return the sections that have changed; not at the end, where nobody waits for them."""
@@ -73,6 +86,7 @@ class Configuration:
         self._vms = self._host.vms
         sections = {"config": config_of(self._vms), "vms": to_json(self._vms)}
         end = time.monotonic()
+        self._earliest = end + _PAUSE_SOON * (end - now)
         self._due = end + max(_LOOK_S, _PAUSE * (end - now))
         changed = {name: s for name, s in sections.items() if self._seen.get(name) != s}
         self._seen = sections
