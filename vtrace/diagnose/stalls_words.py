@@ -146,7 +146,7 @@ def _interrupt(entry: Mapping[str, Any], row: Episode) -> Words:
         [
             Remedy(
                 text="Look in the guest whether the interface is up, its interrupts are counted and"
-                " ksoftirqd runs; setting the interface down and up begins the ring anew.",
+                " ksoftirqd runs; unbinding and binding the driver begins the ring anew.",
                 command=inside,
             ),
             Remedy(
@@ -282,8 +282,8 @@ def _kick(entry: Mapping[str, Any], row: Episode) -> Words:
         evidence,
         [
             Remedy(
-                text="Update QEMU, and the guest's driver; a queue that hangs is freed by setting"
-                " the interface down and up in the guest.",
+                text="Update QEMU, and the guest's driver; a queue that hangs is freed by"
+                " unbinding and binding its driver in the guest.",
             ),
             Remedy(
                 text="Compare with kicks by way of QEMU: slower, but another path.",
