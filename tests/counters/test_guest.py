@@ -255,7 +255,7 @@ def silent(link: socket.socket) -> None:
         (endless_behind_sync, "does not stop talking"),
         (nonsense, "makes no sense"),
         (silent, "did not answer within"),
-        (lambda link: None, "closed by the other side|Connection reset"),
+        (lambda link: None, "closed by the other side|Connection reset|Broken pipe"),
     ],
     ids=["endless", "endless later", "nonsense", "silent", "closing"],
 )

@@ -21,9 +21,8 @@ __all__ = ["Chunk", "LinkFacts", "Netlink", "Qdisc"]
 NETLINK_ROUTE = 0
 NLM_F_REQUEST, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-RTM_GETLINK, RTM_GETROUTE, RTM_GETQDISC, RTM_GETSTATS = 18, 26, 38, 94
+RTM_GETLINK, RTM_GETQDISC, RTM_GETSTATS = 18, 38, 94
 NLA_TYPE_MASK = 0x3FFF
-RTA_DST, RTA_OIF = 1, 4
 
 # linux/if_link.h
 IFLA_IFNAME, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA_EXT_MASK = 3, 5, 10, 18, 29
@@ -155,29 +154,6 @@ class Netlink:
         question += struct.pack("=HHI", 8, IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
         chunks = self.dump(RTM_GETLINK, question)
         return [link_of(message) for chunk in chunks for message in chunk.messages]
-
-    def way_to(self, address: str) -> int:
-        """Return the index of the interface by which packets to an address leave; 0: none.
-
-        Raises:
-            OSError: The kernel does not answer.
-        """
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        packed = socket.inet_pton(family, address)
-        question = struct.pack("=BBBBBBBBI", family, 8 * len(packed), 0, 0, 0, 0, 0, 0, 0)
-        question += struct.pack("=HH", 4 + len(packed), RTA_DST) + packed
-        try:
-            chunks = self._ask(RTM_GETROUTE, question, NLM_F_REQUEST)
-        except OSError as error:
-            if error.errno in {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL, errno.EACCES}:
-                return 0
-            raise
-        for chunk in chunks:
-            for message in chunk.messages:
-                for kind, value in attributes(message[12:]):
-                    if kind == RTA_OIF:
-                        return int(struct.unpack("=I", value)[0])
-        return 0
 
     def dump(self, kind: int, question: bytes) -> list[Chunk]:
         """Return the answer to a dump request; taken anew where things changed meanwhile.

@@ -21,8 +21,10 @@ __all__ = ["Place", "interesting", "visit"]
 T = TypeVar("T")
 
 FILES: Final = ("snmp", "snmp6", "softnet_stat", "udp", "udp6")
-# Networks for documentation (RFC 5737, RFC 3849): whoever has no better way uses the default one.
-FAR_AWAY: Final = ("192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1")
+# Read, not asked for: the kernel answers RTM_GETROUTE with a UDP packet that it makes up and drops,
+# and that drop would be in the recording.
+ROUTES: Final = ("route", "ipv6_route")
+MOST_BYTES: Final = 1 << 20
 MOST_ROUNDS: Final = 8
 
 
@@ -88,12 +90,14 @@ class Place:
     @classmethod
     def _open(cls, pid: int | None, inode: int | None) -> Place:
         files, absent = {}, {}
-        for name in FILES:
+        for name in (*FILES, *ROUTES):
             # /proc/net is that of the first thread; this one may be elsewhere.
             path = f"/proc/thread-self/net/{name}"
             try:
                 files[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
+                if name in ROUTES:
+                    continue  # without IPv6, or without routes
                 absent[name] = f"/proc/net/{name}: {error.strerror}"
         door = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         return cls(inode, pid, Netlink(), door, files, absent)
@@ -124,13 +128,17 @@ class Place:
             for device in vm.devices
             if device.net and device.net.interface and device.net.netns == self.inode
         }
-        ways = set()
-        for address in FAR_AWAY:
-            with contextlib.suppress(OSError):
-                ways.add(self.netlink.way_to(address))
-        chosen = interesting(facts, taps, ways)
+        chosen = interesting(facts, taps, self._ways(facts))
         self.links = {index: facts[index] for index in chosen}
         self.known = frozenset(facts)
+
+    def _ways(self, facts: dict[int, LinkFacts]) -> set[int]:
+        names: set[str] = set()
+        for name in ROUTES:
+            if name in self.files:
+                with contextlib.suppress(OSError):
+                    names |= default_ways(os.pread(self.files[name], MOST_BYTES, 0).decode())
+        return {number for number, link in facts.items() if link.name in names}
 
     def close(self) -> None:
         """Let go of the namespace."""
@@ -139,6 +147,19 @@ class Place:
         for fd in self.files.values():
             os.close(fd)
         self.files.clear()
+
+
+def default_ways(text: str) -> set[str]:
+    """Return the interfaces of default routes, of ``route`` or ``ipv6_route`` in /proc/net."""
+    found = set()
+    for line in text.splitlines():
+        words = line.split()
+        # Iface Destination Gateway Flags RefCnt Use Metric Mask ...; or ten columns, Iface last.
+        if len(words) >= 8 and words[1] == words[7] == "00000000":
+            found.add(words[0])
+        elif len(words) == 10 and words[0] == "0" * 32 and words[1] == "00":
+            found.add(words[9])
+    return found
 
 
 def interesting(facts: dict[int, LinkFacts], taps: set[str], ways: set[int]) -> set[int]:
