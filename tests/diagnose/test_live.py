@@ -55,9 +55,10 @@ def test_live_verdict_is_that_of_the_file_and_the_guest_is_believed(
         stage.settle((guest,), quiet_s=quiet_s)
         near = play(stage, "told-near", GuestSocket(stage, guest, lose=False), quiet_s=quiet_s)
         case = play(stage, "told", GuestSocket(stage, guest), quiet_s=quiet_s)
-        # The guest runs: it is asked once more at the end.
-        host.run("pkill -INT -of '^python3 -m vtrace record'")
-        job.join(60)
+        # The guest stands still while probes are detached; it was asked since the last datagram.
+        with frozen(host):
+            host.run("pkill -INT -of '^python3 -m vtrace record'")
+            job.join(60)
         path = host.share / "told.vtrace"
         passed.until(path.stat().st_size)
         assert reader.wait(120) == 0

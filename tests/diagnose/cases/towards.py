@@ -223,7 +223,7 @@ class GuestSocket(Towards):
         self.truth["guest RcvbufErrors"] = errors
         assert errors == self.lost, (self.truth, moved)
         assert f"{self.guest.tap}.tx_dropped" not in moved
-        return self.expect(errors, "sent - received = RcvbufErrors of the guest", device="nic0")
+        return self.expect(errors, "sent - received = RcvbufErrors of the guest")
 
 
 class Cold(Towards):
