@@ -85,19 +85,30 @@ def call_eventfd(host: Host, guest: Guest, link: str) -> int:
     return int(left[0])
 
 
+def _share(nanoseconds: int) -> str:
+    """Return shell text that sets what Linux 6.12 keeps of a CPU for ordinary threads."""
+    return (
+        "mount -t debugfs none /sys/kernel/debug 2>/dev/null; "
+        "for f in /sys/kernel/debug/sched/fair_server/cpu*/runtime; do "
+        f"[ -e $f ] && echo {nanoseconds} >$f; done; true"
+    )
+
+
 @contextlib.contextmanager
 def starved_worker(host: Host, guest: Guest, tid: int) -> Iterator[None]:
     """Keep a vhost worker from its CPU: a real-time thread is on it and does not let go."""
-    host.run(f"taskset -pc 1 {tid}; sysctl -qw kernel.sched_rt_runtime_us=-1")
+    host.run(f"taskset -pc 1 {tid}; sysctl -qw kernel.sched_rt_runtime_us=-1; {_share(0)}")
     host.run(f"for t in /proc/{guest.pid}/task/*; do [ ${{t##*/}} = {tid} ] || "
              "taskset -pc 0 ${t##*/}; done")  # fmt: skip
+    # The recorder looks at the ring meanwhile: not from behind the real-time thread.
+    host.run("for p in $(pgrep -f '^python3 -m vtrace record'); do taskset -apc 0 $p; done")
     job = host.start("exec taskset -c 1 chrt -f 50 timeout 20 sh -c 'while :; do :; done'")
     time.sleep(0.3)
     try:
         yield
     finally:
         job.kill()
-        host.run("sysctl -qw kernel.sched_rt_runtime_us=950000")
+        host.run(f"sysctl -qw kernel.sched_rt_runtime_us=950000; {_share(50_000_000)}")
 
 
 def starve_poll(guest: Guest, folder: Path) -> Job:
@@ -112,10 +123,7 @@ def starve_poll(guest: Guest, folder: Path) -> Job:
     guest.run(
         f"echo {text} | base64 -d >/tmp/hog; chmod +x /tmp/hog; "
         "echo 1 >/sys/class/net/eth0/threaded; echo -1 >/proc/sys/kernel/sched_rt_runtime_us; "
-        # Linux 6.12 keeps a share of the CPU for ordinary threads.
-        "mount -t debugfs none /sys/kernel/debug; "
-        "for f in /sys/kernel/debug/sched/fair_server/cpu*/runtime; do "
-        "[ -e $f ] && echo 0 >$f; done; true"
+        + _share(0)
     )
     return guest.start("exec /tmp/hog")
 
@@ -127,6 +135,11 @@ def worker_of(host: Host, guest: Guest, nth: int) -> int:
         "&& echo ${d##*/}; done 2>/dev/null; true"
     ).out.split()
     return sorted(map(int, found))[nth]
+
+
+def ring_size(guest: Guest) -> int:
+    """Return the descriptors of its rings; QEMU's default differs between suites."""
+    return int(guest.run("ethtool -g eth0 | awk '/^RX:/ { n = $2 } END { print n }'").out)
 
 
 def counted(guest: Guest, link: str) -> tuple[int, int]:
@@ -142,7 +155,10 @@ def story(lab: Host, tmp_path_factory: pytest.TempPathFactory) -> Story:
     (lab.share / "tamper.py").write_bytes(TAMPER.read_bytes())
     guest = lab.guest("harm", taps=7, memory="192M")
     nics = guest.nics
-    truth = SimpleNamespace(guest=guest, taps=[nic.tap for nic in nics])
+    truth = SimpleNamespace(taps=[nic.tap for nic in nics])
+    truth.size = size = ring_size(guest)
+    # A worker that is a thread of QEMU is stopped with it.
+    truth.worker_stops = bool(lab.run(f"cat /proc/{guest.pid}/task/*/comm").out.count("vhost-"))
     call = call_eventfd(lab, guest, nics[STORM].link)
     job, _ = start_recording(lab, name="rings")
 
@@ -168,7 +184,7 @@ def story(lab: Host, tmp_path_factory: pytest.TempPathFactory) -> Story:
     truth.after = counted(guest, "eth0")
     # The interface is down in the guest: nobody serves the interrupts.
     guest.run(f"ip link set {nics[DOWN].link} down")
-    truth.down = 225 + chance.randrange(20)
+    truth.down = size * 7 // 8 + chance.randrange(20)
     send(lab, nics[DOWN].address, truth.down)
     # A kick that vhost does not hear.
     tamper("lose-kick", KICK, 1)
@@ -182,13 +198,16 @@ def story(lab: Host, tmp_path_factory: pytest.TempPathFactory) -> Story:
     time.sleep(3)
     # A worker that gets no CPU, and a guest that sends.
     with starved_worker(lab, guest, worker_of(lab, guest, FULL)):
-        flood = guest.start(["udptool", "send", nics[FULL].host_address, "7001", "700", "200", "0"])
+        # One socket may have less under way than a long ring holds.
+        words = ["udptool", "send", nics[FULL].host_address, "7001", "700", "200", "0"]
+        floods = [guest.start(words) for _ in range(1 + size // 200)]
         time.sleep(5)
-    flood.kill()
+    for flood in floods:
+        flood.kill()
     # Nobody refills, and a packet comes that is larger than what is left.
     lab.run(f"ip link set {nics[LIVELOCK].tap} mtu 9000")
-    # Seven came before: three buffers of 256 are left.
-    truth.small = 246
+    # Seven came before: three buffers are left.
+    truth.small = size - 10
     guest.stop()
     try:
         send(lab, nics[LIVELOCK].address, truth.small)
@@ -202,7 +221,7 @@ def story(lab: Host, tmp_path_factory: pytest.TempPathFactory) -> Story:
     send(lab, poll.address, 20)
     hog = starve_poll(poll, tmp_path_factory.mktemp("hog"))
     time.sleep(0.5)
-    send(lab, poll.address, 400, pps=1000)
+    send(lab, poll.address, size * 3 // 2, pps=1000)
     time.sleep(3)
     hog.wait(60)
     stop_recording(lab, job)
@@ -226,7 +245,7 @@ def test_samples_at_a_standstill_equal_what_the_guest_counted(
     if name == "tx0":
         assert last["avail"] == last["used"]
     else:
-        assert 0 < (last["avail"] - last["used"]) & 0xFFFF <= 256
+        assert 0 < (last["avail"] - last["used"]) & 0xFFFF <= story.truth.size
 
 
 def test_nothing_is_found_of_the_quiet_device(story: Story) -> None:
@@ -279,6 +298,7 @@ def test_a_transmit_ring_that_stays_full(story: Story) -> None:
 def test_a_packet_larger_than_what_is_left_of_the_ring(story: Story) -> None:
     # What a livelock begins with. Neither of these kernels has the bug: it ends with the refill.
     queue = int(story.queue(story.truth.taps[LIVELOCK], "rx0"))
-    assert story.events.get((queue, Kind.HAND_BACK), 0) > 0
-    assert story.events[queue, Kind.RECV] == 7 + story.truth.small + 3
+    if not story.truth.worker_stops:
+        assert story.events.get((queue, Kind.HAND_BACK), 0) > 0
+        assert story.events[queue, Kind.RECV] == 7 + story.truth.small + 3
     assert story.of(LIVELOCK) == []
