@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from vtrace.counters import Sampler
-from vtrace.counters.place import visit
+from vtrace.counters.place import door_of
 from vtrace.inventory import Device, NetBackend, Thread, ThreadRole, Vm
+from vtrace.inventory.netns import visit
 
 TUNSETIFF = 0x400454CA
 IFF_TAP, IFF_NO_PI = 0x0002, 0x1000
@@ -39,7 +40,7 @@ class Namespace:
 
     def inside(self, work: Callable):
         """Return what a function returns in the namespace."""
-        return visit(self.pid, work)
+        return visit(door_of(self.pid), work)
 
     def vm(self, *taps: str, threads: tuple[Thread, ...] = ()) -> Vm:
         """Return a VM, as the inventory would have it, with these taps."""

@@ -184,7 +184,7 @@ def _sum(
         ]
         seen = [count for count in counts if count is not None]
         if seen:
-            return sum(seen)
+            return int(sum(seen))
     return None
 
 

@@ -10,7 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import Any, Final
 
-from vtrace.counters.place import Place, visit
+from vtrace.counters.place import Place, door_of
+from vtrace.inventory.netns import visit
 
 __all__ = ["Firewall"]
 
@@ -74,7 +75,7 @@ class Firewall:
             return done.stdout[:_LONGEST]
 
         try:
-            answer = visit(place.pid, run) if place.inode is not None else run()
+            answer = visit(door_of(place.pid), run) if place.inode is not None else run()
         except subprocess.TimeoutExpired as error:
             raise OSError(f"nft did not answer within {_TIMEOUT_S:g} s") from error
         return answer.decode("utf-8", "replace")

@@ -5,20 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from vtrace.counters.netlink import LinkFacts, Netlink
-from vtrace.inventory.links import set_network_namespace
+from vtrace.inventory.netns import visit
 
 if TYPE_CHECKING:
     from vtrace.inventory import Vm
 
-__all__ = ["Place", "interesting", "visit"]
-
-T = TypeVar("T")
+__all__ = ["Place", "default_ways", "door_of", "interesting"]
 
 FILES: Final = ("snmp", "snmp6", "softnet_stat", "udp", "udp6")
 # Read, not asked for: the kernel answers RTM_GETROUTE with a UDP packet that it makes up and drops,
@@ -28,34 +25,9 @@ MOST_BYTES: Final = 1 << 20
 MOST_ROUNDS: Final = 8
 
 
-def visit(pid: int | None, work: Callable[[], T]) -> T:
-    """Return what ``work`` returns in the network namespace of a process; None: in our own.
-
-    Raises:
-        OSError: It has gone, or may not be entered, or whatever ``work`` raises.
-    """
-    # A namespace is a thread's own: the thread ends, and with it the visit.
-    results: list[T] = []
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            if pid is not None:
-                fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    set_network_namespace(fd)
-                finally:
-                    os.close(fd)
-            results.append(work())
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="vtrace-netns")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+def door_of(pid: int | None) -> Path | None:
+    """Return the file by which the network namespace of a process is entered; None: our own."""
+    return None if pid is None else Path(f"/proc/{pid}/ns/net")
 
 
 @dataclass
@@ -85,7 +57,7 @@ class Place:
         Raises:
             OSError: It has gone, or may not be entered.
         """
-        return visit(pid, lambda: cls._open(pid, inode))
+        return visit(door_of(pid), lambda: cls._open(pid, inode))
 
     @classmethod
     def _open(cls, pid: int | None, inode: int | None) -> Place:

@@ -8,20 +8,18 @@ pyroute2 0.9 has no ETHTOOL_MSG_FEATURES_GET, and its own ioctl class leaves its
 from __future__ import annotations
 
 import array
-import ctypes
 import fcntl
 import os
 import socket
 import struct
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Link", "Links", "links_here", "links_in", "links_of_sysfs"]
+from vtrace.inventory.netns import visit
 
-CLONE_NEWNET = 0x4000_0000
+__all__ = ["Link", "Links", "links_here", "links_in", "links_of_sysfs"]
 
 # linux/if_tun.h
 IFF_TUN = 0x0001
@@ -112,14 +110,8 @@ def links_here(sys: Path) -> Links:
 
 def links_in(netns: Path, sys: Path) -> Links:
     """Return the interfaces of another network namespace, which a thread of ours enters."""
-
-    def enter_and_ask() -> Links:
-        with netns.open("rb") as file:
-            set_network_namespace(file.fileno())
-        return links_here(sys)
-
     try:
-        return in_thread(enter_and_ask)
+        return visit(netns, lambda: links_here(sys))
     except FileNotFoundError:
         return Links(by_name={}, missing="its process has gone")
     except PermissionError:
@@ -242,33 +234,6 @@ def ethtool(door: socket.socket, interface: str, question: bytes) -> bytes:
     request = struct.pack(f"{IFNAMSIZ}sP16x", name, buffer.buffer_info()[0])
     fcntl.ioctl(door.fileno(), SIOCETHTOOL, request)
     return buffer.tobytes()
-
-
-def set_network_namespace(fd: int) -> None:
-    # os.setns is there from Python 3.12 on.
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(fd, CLONE_NEWNET):
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-
-
-def in_thread(work: Callable[[], Links]) -> Links:
-    # A namespace is a thread's own: the thread ends, and with it the visit.
-    results: list[Links] = []
-    errors: list[OSError] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except OSError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="vtrace-netns")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0] if results else Links(by_name={}, missing="not readable")
 
 
 def flag(value: Any) -> bool | None:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vtrace.inventory.netns import visit
 from vtrace.inventory.network_nft import firewall_here
 from vtrace.inventory.network_qemu import options_of
 from vtrace.inventory.network_rtnl import (
     Namespace,
-    in_namespace,
     namespace_here,
     namespace_of_sysfs,
 )
@@ -114,7 +114,7 @@ def visited(
     if door is None:
         return look()
     try:
-        return in_namespace(door, look)
+        return visit(door, look)
     except FileNotFoundError:
         missing.append(f"network namespace {inode}: its process has gone")
     except PermissionError:

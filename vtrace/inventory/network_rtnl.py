@@ -9,24 +9,20 @@ from __future__ import annotations
 import os
 import socket
 import struct
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from vtrace.inventory.links import (
     Link,
     features_of,
     link_of_message,
     links_of_sysfs,
-    set_network_namespace,
 )
 from vtrace.inventory.network_qdiscs import qdisc_of_message
 
-__all__ = ["Namespace", "in_namespace", "namespace_here", "namespace_of_sysfs"]
-
-T = TypeVar("T")
+__all__ = ["Namespace", "namespace_here", "namespace_of_sysfs"]
 
 MOST_LINKS = 256
 MOST_ROWS = 2000
@@ -83,28 +79,6 @@ class Namespace:
     sysctls: dict[str, int | str] = field(default_factory=dict)
     firewall: dict[str, Any] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
-
-
-def in_namespace(door: Path, work: Callable[[], T]) -> T:
-    """Return what ``work`` returns in another network namespace, which a thread of ours enters."""
-    # A namespace is a thread's own: the thread ends, and with it the visit.
-    results: list[T] = []
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            with door.open("rb") as file:
-                set_network_namespace(file.fileno())
-            results.append(work())
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="vtrace-netns")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
 
 
 def namespace_here(taps: frozenset[str], sys: Path, *, forwards: bool) -> Namespace:
