@@ -291,6 +291,10 @@ def test_a_driver_that_polls_and_whose_poll_does_not_run(story: Story) -> None:
 
 
 def test_a_transmit_ring_that_stays_full(story: Story) -> None:
+    if story.truth.worker_stops:
+        # On 6.12 the real-time thread holds up the guest's sender, too: the ring is not filled.
+        assert {f.code for f in story.of(FULL)} <= {"T1"}
+        return
     one = found(story, FULL, "T1", "tx")
     assert "did not run" in one.cause
 
