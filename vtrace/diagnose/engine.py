@@ -412,22 +412,22 @@ def _code_of(scene: Scene, cell: Cell, by_queue: Mapping[int, list[Episode]]) ->
     return overflow.code_of(scene, max(found, key=lambda one: one.packets))
 
 
-_WITHOUT_BUFFERS: Final = ("R5c", "R5d")
-_NOT_SERVED: Final = ("S1", "S2")
+_COVERED: Final = {"S1": ("R5c", "R5d"), "S2": ("R5c", "R5d"), "T1": ("T3",)}
+"""A stall -> findings that say the same: a driver that does not serve its interrupts gives no
+buffers, a worker without a CPU leaves the ring full."""
 
 
 def _united(found: list[Finding]) -> list[Finding]:
-    # A driver that does not serve its interrupts gives no buffers: one cause, told once.
-    losses = [one for one in found if one.code in _WITHOUT_BUFFERS]
+    # One cause is told once; what else was seen of it becomes its evidence.
     kept = []
     for one in found:
         place = (one.vm, one.device, one.queue)
         same = [
-            loss
-            for loss in losses
-            if one.code in _NOT_SERVED
-            and (loss.vm, loss.device, loss.queue) == place
-            and _is_within(loss, (one.first_ns, None if one.last_ns is None else one.last_ns + 1))
+            other
+            for other in found
+            if other.code in _COVERED.get(one.code, ())
+            and (other.vm, other.device, other.queue) == place
+            and _is_within(other, (one.first_ns, None if one.last_ns is None else one.last_ns + 1))
         ]
         if same:
             same[0].evidence.append(Evidence(text=one.cause, source=f"finding {one.code}"))
