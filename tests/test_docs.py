@@ -4,6 +4,7 @@ line is one that the parser takes.
 
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from parsers import wire
 from probes.manifest import PROGRAMS
+from tests import shown
 from vtrace.cli import VERBS, build_parser, load_verb
 from vtrace.diagnose.codes import CODES, page_of
 from vtrace.filter import fields_of
@@ -343,3 +345,13 @@ def test_no_file_names_a_place_of_one_machine_or_a_registry():
             for match in re.finditer(pattern, text)
         ]
     assert not found
+
+
+SHOWN = [(_name(page), line, text) for page, line, text in shown.blocks()]
+
+
+@pytest.mark.parametrize(("page", "line", "text"), SHOWN, ids=[f"{p}: {li}" for p, li, _ in SHOWN])
+def test_output_that_is_shown_is_what_is_printed(page, line, text):
+    if "| jq" in line and not shutil.which("jq"):
+        pytest.skip("needs jq")
+    assert shown.matches(text, shown.printed(line)), "see python -m tests.shown"
