@@ -244,3 +244,22 @@ def test_tables_that_make_no_sense_do_not_stop_a_diagnosis():
         vms=[None, {"name": 5, "devices": {"x": 1}}, {"devices": [{"net": {"interface": 9}}]}],
     )
     assert story.diagnose(rubbish).findings[0].packets == 1
+
+
+def test_counters_are_those_around_the_time_that_is_asked_for():
+    from vtrace.session import Session, Window
+    from vtrace.session.clock import Base, Moment
+
+    story = Story()
+    traffic(story, 40)
+    batches = story.batches(metadata(), size=20)
+    # Before, within and behind; the guest loses more when it is over.
+    for place, errors in ((1, 5), (2, 9), (-2, 12), (-1, 400)):
+        at = int(batches[place]["time"][0])
+        batches[place].meta["counters"] = {
+            "guest/cpx/udp": {"RcvbufErrors": errors, "lo_ns": at, "hi_ns": at + 1}
+        }
+    since, until = int(batches[2]["time"][0]) + 2, int(batches[-2]["time"][0]) - 2
+    window = Window(Moment(Base.MONOTONIC, since), Moment(Base.MONOTONIC, until))
+    found = Session(batches, window=window).diagnose().findings
+    assert [(one.code, one.packets) for one in found] == [("R8", 3)]

@@ -45,6 +45,13 @@ FREE_NS: Final = 5_000_000
 """A vCPU that could run for so much of the time without buffers, and for so long, had the chance
 to give some: a driver refills within microseconds of its interrupt."""
 
+SETTLED_NS: Final = 2_000_000_000
+"""An episode is judged so long behind it: by then the worker has mostly run again, and shows who
+ran before."""
+
+ON_THE_WAY_NS: Final = 10_000_000
+"""So long a woken thread may take to an idle CPU, on a slow host."""
+
 MAX_FILLS: Final = 1024
 MAX_EPISODES: Final = 4096
 SENDERS: Final = 64
@@ -186,7 +193,7 @@ class Causes:
         ready = both["known"] | (np.arange(len(both)) < held)
         self._add(both[ready])
         self._waiting = both[~ready]
-        self._close(self._timeline.now - BURST_GAP_NS)
+        self._close(self._timeline.now - SETTLED_NS)
 
     def _refused(self, batch: EventBatch, where: NDArray[Any]) -> NDArray[Any]:
         rows = np.zeros(len(where), _REFUSED)
@@ -317,12 +324,12 @@ class Causes:
         begins = np.array(sorted(fills), np.uint64)
         ends = np.array([max(fills[int(at)][0], int(at) + 1) for at in begins], np.uint64)
         worker = line.threads.get(line.workers.get(episode.queue, 0))
-        starved = line.starved.get(episode.queue)
+        starved, woken = line.starved.get(episode.queue), line.woken.get(episode.queue)
         vm = str(self._scene.queue(episode.queue).get("vm") or "")
         vcpus = self._refillers(episode.queue, vm)
         first, last = int(begins[0]), int(ends.max())
         cuts = [begins, ends]
-        cuts += [steps.between(first, last) for steps in (worker, starved, *vcpus) if steps]
+        cuts += [steps.between(first, last) for steps in (worker, starved, woken, *vcpus) if steps]
         times = np.unique(np.concatenate(cuts))
         spans, times = np.diff(times).astype(np.int64), times[:-1]
         fill = np.searchsorted(begins, times, side="right") - 1
@@ -348,6 +355,9 @@ class Causes:
         add(Reader.NO_BUFFERS if could else Reader.NO_VCPU, rest & dry)
         rest &= ~dry
         add(Reader.RUNNING, rest & (doing == Doing.RUNNING))
+        # Its handler was woken: that the scheduler has not said so yet is its way to another CPU.
+        coming = (doing == Doing.SLEEPING) & (woken.at(times) == 1 if woken else False)
+        doing = np.where(coming, np.uint8(Doing.WAITING), doing)
         waiting = rest & (doing == Doing.WAITING)
         if worker and waiting.any():
             # A short ring that overflows in a wait which the usual one outlasts is a burst.
@@ -373,9 +383,13 @@ class Causes:
         # Who ran while the worker waited: the sender (or nobody, on the way to it), or another.
         who = np.full(len(times), -1, np.int64)
         who[waiting] = worker.replaced(times[waiting])
-        sender = waiting & (np.isin(who, list(episode.senders)) | (who == 0) | short)
+        # A CPU is idle on the way to a thread, not while the thread waits for long: then another
+        # ran, and had gone when the worker came.
+        brief = np.zeros(len(times), np.bool_)
+        brief[waiting] = worker.waited(times[waiting]) < ON_THE_WAY_NS
+        sender = waiting & (np.isin(who, list(episode.senders)) | ((who <= 0) & brief) | short)
         other = waiting & ~sender
-        for tid in np.unique(who[other]).tolist():
+        for tid in np.unique(who[other & (who > 0)]).tolist():
             episode.instead[tid] += int(spans[other & (who == tid)].sum())
         add(Reader.SENDER_RAN, sender)
         add(Reader.OTHER_RAN, other)

@@ -68,10 +68,12 @@ class Diagnoser:
         batch: EventBatch,
         inside: NDArray[np.bool_] | None = None,
         valid: tuple[int, int] = (0, (1 << 63) - 1),
+        within: tuple[int | None, int | None] = (None, None),
     ) -> None:
         """Take in the records of a batch; chains and packets that end with it come after.
 
-        ``inside`` chooses the events that count, ``valid`` the time of which every event is read.
+        ``inside`` chooses the events that count, ``valid`` the time of which samples
+        are of use, ``within`` is the time that is asked for.
         """
         kinds = batch["kind"]
         self._timeline.feed(batch)
@@ -81,7 +83,7 @@ class Diagnoser:
         failed &= batch["ret"].astype(np.int64) != batch["length"].astype(np.int64)
         self._tally.receive_errors(batch["packet"][failed])
         self._meters.feed(batch, *valid)
-        self._deltas.feed(batch.meta.get("counters"))
+        self._deltas.feed(batch.meta.get("counters"), *within)
         self._stalls.feed(batch, self._names.metadata)
         self._late.feed(batch, inside)
         self._replies(batch, inside)

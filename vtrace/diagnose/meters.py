@@ -29,20 +29,29 @@ SETTLED_NS: Final = 1_000_000_000
 
 
 class Deltas:
-    """First and last sample of every object that is counted."""
+    """Samples of every object that is counted: around the time that is asked for, if there are."""
 
     def __init__(self) -> None:
         self.first: dict[str, dict[str, Any]] = {}
+        """The last before that time, else the first in it."""
         self.last: dict[str, dict[str, Any]] = {}
+        """The first behind it, else the last in it."""
+        self._closed: set[str] = set()
 
-    def feed(self, sample: Any) -> None:
-        """Take in the section ``counters`` of one batch."""
+    def feed(self, sample: Any, since: int | None = None, until: int | None = None) -> None:
+        """Take in the section ``counters`` of one batch; asked is for the time between."""
         if not isinstance(sample, Mapping):
             return
         for name, values in sample.items():
-            if isinstance(values, dict):
-                self.first.setdefault(str(name), values)
-                self.last[str(name)] = values
+            if not isinstance(values, dict) or name in self._closed:
+                continue
+            name, lo, hi = str(name), values.get("lo_ns"), values.get("hi_ns")
+            before = since is not None and type(hi) is int and hi <= since
+            if before or name not in self.first:
+                self.first[name] = values
+            self.last[name] = values
+            if until is not None and type(lo) is int and lo >= until:
+                self._closed.add(name)
 
     def of(self, name: str, counter: str) -> int | None:
         """Return by how much a counter moved; None where it was not sampled twice."""

@@ -75,6 +75,16 @@ class Steps:
         first, last = np.searchsorted(self.time, np.array([start, end], np.uint64))
         return self.time[first:last]
 
+    def waited(self, times: NDArray[Any]) -> NDArray[np.int64]:
+        """Return for each time how long it was from the last change to the next run, in ns."""
+        ins = self.time[self.state == Doing.RUNNING]
+        begin = np.searchsorted(self.time, times, side="right") - 1
+        began = np.where(begin >= 0, self.time[np.maximum(begin, 0)], times)
+        end = np.searchsorted(ins, times, side="right")
+        never = np.uint64(1 << 62)
+        ended = np.append(ins, never)[end] if len(ins) else np.full(len(times), never)
+        return (ended - began).astype(np.int64)
+
     def replaced(self, times: NDArray[Any]) -> NDArray[np.int64]:
         """Return for each time the thread that ran before this one was given the CPU next.
 
@@ -96,7 +106,7 @@ class Steps:
 _THREAD_KINDS = (Kind.SCHED_IN, Kind.SCHED_OUT, Kind.SCHED_WAKE)
 _BEFORE = {Kind.SCHED_WAKE: Doing.SLEEPING, Kind.SCHED_OUT: Doing.RUNNING}
 """What a thread did before the first record of it."""
-_QUEUE_KINDS = (Kind.EMPTY, Kind.POP, Kind.RUN, Kind.KICK, Kind.START, Kind.STOP)
+_QUEUE_KINDS = (Kind.WAKE, Kind.EMPTY, Kind.POP, Kind.RUN, Kind.KICK, Kind.START, Kind.STOP)
 
 
 class Timeline:
@@ -106,6 +116,8 @@ class Timeline:
         self.threads: dict[int, Steps] = {}
         self.starved: dict[int, Steps] = {}
         """Queue -> 1 while its last look at the ring found no chain, else 0."""
+        self.woken: dict[int, Steps] = {}
+        """Queue -> 1 from a wake-up of its handler to its next run."""
         self.filling: dict[int, NDArray[Any]] = {}
         """Queue -> times at which a packet came into an empty tap ring."""
         self.workers: dict[int, int] = {}
@@ -156,7 +168,9 @@ class Timeline:
                 previous = known[np.searchsorted(rest, np.arange(len(mine)))]
                 keep = ~(wakes & (previous == Doing.RUNNING))
                 mine, states = mine[keep], states[keep]
-            times, others = batch["time"][mine], batch["ret"][mine]
+            # Whom a wake-up interrupted says nothing of who has the CPU of the woken.
+            times = batch["time"][mine]
+            others = np.where(batch["kind"][mine] == Kind.SCHED_WAKE, -1, batch["ret"][mine])
             if not len(steps.time) and len(mine):
                 steps.before = _BEFORE.get(Kind(int(batch["kind"][mine[0]])), Doing.UNKNOWN)
             steps.extend(times, states, others, self.now - KEEP_NS)
@@ -177,13 +191,28 @@ class Timeline:
             begun = batch["time"][mine[kinds == Kind.START]].tolist()
             if begun:
                 self.starts[queue] = (self.starts.get(queue, []) + begun)[-64:]
-            states = (kinds == Kind.EMPTY).astype(np.uint8)
-            steps = self.starved.setdefault(queue, Steps())
-            before = steps.state[-1:] if len(steps.state) else np.full(1, 255, np.uint8)
-            changed = np.diff(np.concatenate([before, states]).astype(np.int16)) != 0
-            mine, states = mine[changed], states[changed]
-            nobody = np.zeros(len(mine), np.int64)
-            steps.extend(batch["time"][mine], states, nobody, self.now - KEEP_NS)
+            looks = mine[kinds != Kind.WAKE]
+            self._mark(self.starved, queue, batch, looks, batch["kind"][looks] == Kind.EMPTY)
+            woken = mine[np.isin(kinds, (Kind.WAKE, Kind.RUN, Kind.POP))]
+            self._mark(self.woken, queue, batch, woken, batch["kind"][woken] == Kind.WAKE)
+
+    def _mark(
+        self,
+        into: dict[int, Steps],
+        queue: int,
+        batch: EventBatch,
+        rows: NDArray[Any],
+        states: NDArray[np.bool_],
+    ) -> None:
+        # Keeps where a state changes.
+        if not len(rows):
+            return
+        steps = into.setdefault(queue, Steps())
+        before = steps.state[-1:] if len(steps.state) else np.full(1, 255, np.uint8)
+        changed = np.diff(np.concatenate([before, states]).astype(np.int16)) != 0
+        nobody = np.zeros(int(changed.sum()), np.int64)
+        times = batch["time"][rows[changed]]
+        steps.extend(times, states[changed], nobody, self.now - KEEP_NS)
 
     def _filling(self, batch: EventBatch, rows: NDArray[Any]) -> None:
         ids = batch["queue"][rows]

@@ -189,7 +189,7 @@ class Session:
                 self.join.feed(batch)
             if self._diagnoser:
                 inside = self._inside(batch["time"]) if self.window else None
-                self._diagnoser.events(batch, inside, self._valid())
+                self._diagnoser.events(batch, inside, self._valid(), self._bounds)
             yield self._chunk(batch, self.tracker.feed(batch), last=False)
         yield self._chunk(EventBatch.empty(), self.tracker.finish(), last=True)
 
