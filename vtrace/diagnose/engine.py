@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from vtrace.diagnose import overflow, rules
-from vtrace.diagnose.causes import Causes, Episode
+from vtrace.diagnose.causes import Causes
 from vtrace.diagnose.findings import (
     BlindSpot,
     Certainty,
@@ -17,9 +17,9 @@ from vtrace.diagnose.findings import (
     Disagreement,
     Evidence,
     Finding,
-    FlowRow,
     Review,
 )
+from vtrace.diagnose.flowrows import flow_rows
 from vtrace.diagnose.late import Late
 from vtrace.diagnose.ledger import Books, ledger, unexplained
 from vtrace.diagnose.meters import Deltas, Meters
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
     from vtrace.tables import Names
 
 __all__ = ["Diagnoser"]
-
-MOST_FLOWS: Final = 1000
-MOST_BURSTS: Final = 20
 
 
 class Diagnoser:
@@ -181,7 +178,7 @@ class Diagnoser:
         found += rules.unreachable(scene, self._unreachable, told)
         books = Books(cells, groups, self._sends.queues, self._consumed, self._deltas)
         rows = ledger(scene, books)
-        flows = self._flows(cells, groups, episodes, found)
+        flows = flow_rows(scene, cells, groups, episodes, found)
         unserved = [tap for tap, vhost in scene.vhost.items() if vhost is False]
         filtered = bool(scene.section("capture").get("capture_filter"))
         found = _united(found)
@@ -256,65 +253,6 @@ class Diagnoser:
 
     def _answering(self, vms: list[str]) -> list[str]:
         return [vm for vm in vms if f"guest/{vm}/udp" in self._deltas.last]
-
-    def _flows(
-        self,
-        cells: list[Cell],
-        groups: list[rules.Group],
-        episodes: list[Episode],
-        found: list[Finding],
-    ) -> list[FlowRow]:
-        scene = self.scene
-        codes = {id(cell): group.site for group in groups for cell in group.cells}
-        by_queue: dict[int, list[Episode]] = defaultdict(list)
-        for episode in episodes:
-            by_queue[episode.queue].append(episode)
-        for those in by_queue.values():
-            those.sort(key=lambda one: one.start_ns)
-        rows: dict[tuple[str, str, Owner], FlowRow] = {}
-        refused: dict[tuple[Owner, str, str], Counter[str]] = defaultdict(Counter)
-        for cell in cells:
-            site = codes.get(id(cell))
-            if cell.kind == Kind.DROP and site is None:
-                continue
-            owner = site.owner if site else scene.owner(cell.queue)
-            direction = site.direction if site else ("tx" if cell.from_guest else "rx")
-            name = cell.flow_name or "flow not known"
-            row = rows.get((name, direction, owner))
-            if row is None:
-                if len(rows) >= 64 * MOST_FLOWS:
-                    continue
-                row = rows[name, direction, owner] = FlowRow(
-                    flow=name,
-                    direction=direction,
-                    vm=owner.vm,
-                    device=owner.device or owner.interface,
-                )
-            # What the guest sent was counted when it entered the host; dropped there, it is one.
-            if cell.kind != Kind.DROP or direction == "rx":
-                row.packets += cell.count
-            if cell.lost:
-                code = site.code if site else _code_of(scene, cell, by_queue)
-                row.dropped[code] = row.dropped.get(code, 0) + cell.count
-                near = by_queue.get(cell.queue, []) if cell.end == End.REFUSED else []
-                row.bursts += overflow.bursts_in(scene, cell.spans, near)
-                if cell.end == End.REFUSED:
-                    refused[owner, scene.queue_name(cell.queue), code][name] += cell.count
-            elif cell.end in (End.DELIVERED, End.SENT):
-                row.delivered += cell.count
-            else:
-                row.in_flight += cell.count
-        for row in rows.values():
-            if row.direction == "tx":
-                row.delivered = max(row.delivered - sum(row.dropped.values()), 0)
-            row.bursts = sorted(row.bursts, key=lambda one: -one.packets)[:MOST_BURSTS]
-        for finding in found:
-            key = (Owner(finding.vm, finding.device, ""), finding.queue, finding.code)
-            for (owner, queue, code), flows in refused.items():
-                if (Owner(owner.vm, owner.device, ""), queue, code) == key:
-                    finding.flows = flows.most_common(rules.MOST_FLOWS)
-        listed = sorted(rows.values(), key=lambda row: (-sum(row.dropped.values()), -row.packets))
-        return listed[:MOST_FLOWS]
 
     def _blind(self, cells: list[Cell]) -> list[BlindSpot]:
         scene = self.scene
@@ -400,18 +338,6 @@ class Diagnoser:
 _NEEDED: Final = frozenset(
     ["tun_net_xmit", "tun_recvmsg", "tun_sendmsg", "vhost_get_vq_desc", "kfree_skb", "sched_switch"]
 )
-
-
-def _code_of(scene: Scene, cell: Cell, by_queue: Mapping[int, list[Episode]]) -> str:
-    # The episodes that these refusals were in; the one with most of them names the code.
-    if cell.end == End.VANISHED:
-        return "unexplained"
-    if cell.end == End.TAKEN:
-        return "R5e"
-    found = overflow.episodes_in(cell.spans, by_queue.get(cell.queue, []))
-    if not found:
-        return "R5a"
-    return overflow.code_of(scene, max(found, key=lambda one: one.packets))
 
 
 _COVERED: Final = {"S1": ("R5c", "R5d"), "S2": ("R5c", "R5d"), "T1": ("T3",)}
