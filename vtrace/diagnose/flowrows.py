@@ -1,4 +1,4 @@
-"""The ledger of each flow: what was seen of it, what arrived, what was lost, and in which bursts."""
+"""The ledger of each flow: what was seen of it, what arrived, what was lost, in which bursts."""
 
 from __future__ import annotations
 
