@@ -97,26 +97,28 @@ class Paused(Burst):
 
 
 class ShortRing(Burst):
-    """A burst into a tap ring of few places, smaller than what the guest has buffers for.
+    """Bursts into a tap ring of few places, each over before the worker is awake.
 
-    The worker is in real time, with CPU 1 for its own: it runs as soon as a packet is there.
+    The worker is in real time, with CPU 1 for its own: it runs as soon as it can.
     """
 
     code = "R5a"
-    what = "The tap ring holds few packets (txqueuelen); a burst comes, worker and guest run."
-    counts = (200, 250)
-    few = (120, 200)
+    what = "The tap ring holds few packets (txqueuelen); bursts come, worker and guest run."
+    counts = (20, 30)
+    few = (20, 30)
 
     def prepare(self) -> None:
-        self.length = self.stage.draw(12, 24) if self.lose else 256
+        self.length = self.stage.draw(2, 4) if self.lose else 256
         self.truth["txqueuelen"] = self.length
         self.host.run(f"ip link set {self.guest.tap} txqueuelen {self.length}")
         self.stage.pin(self.guest, worker="1", rest="0")
         self.stage.hurry(self.guest, "-f -p 1")
 
     def send(self) -> int:
-        command = f"udptool send {self.to} {self.port} {self.count} {self.size} 0"
-        return sent_of(self.host.run(f"taskset -c 0 {command}").out)
+        rounds = self.stage.draw(15, 25)
+        one = f"udptool send {self.to} {self.port} {self.count} {self.size} 0"
+        out = self.host.run(f"taskset -c 0 bash -c 'for i in $(seq {rounds}); do {one}; done'").out
+        return sum(sent_of(line) for line in out.splitlines())
 
     def undo(self) -> None:
         self.host.run(f"ip link set {self.guest.tap} txqueuelen 1000")

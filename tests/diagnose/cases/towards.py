@@ -121,8 +121,8 @@ class Bridge(Towards):
             f"""set -e
             ip link add br0 type bridge mcast_snooping 0
             # Another port: a bridge none of whose ports forwards has no carrier, and drops itself.
-            ip link add dummy0 type dummy
-            ip link set dummy0 master br0 up
+            ip link add spare0 type dummy
+            ip link set spare0 master br0 up
             ip addr del {nic.host_address}/24 dev {nic.tap}
             ip link set br0 address {nic.tap_mac} up
             ip link set {nic.tap} master br0
@@ -142,7 +142,7 @@ class Bridge(Towards):
         nic = self.guest.nics[0]
         self.host.run(
             f"""ip link del br0
-            ip link del dummy0
+            ip link del spare0
             ip addr add {nic.host_address}/24 dev {nic.tap}
             ip neigh replace {nic.address} lladdr {nic.mac} dev {nic.tap} nud permanent"""
         )
