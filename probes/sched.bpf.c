@@ -11,11 +11,16 @@ BPF_HASH(comms, u32, struct comm, 4096);
 
 static __always_inline void vt_comm(u32 tid, const char *from)
 {
-	struct comm c = {};
-	if (comms.lookup(&tid))
-		return;
+	struct comm c = {}, *known = comms.lookup(&tid);
+	u64 now[2], then[2] = {};
+
 	bpf_probe_read_kernel(&c.text, sizeof(c.text), (void *)from);
-	comms.update(&tid, &c);
+	__builtin_memcpy(now, &c, sizeof(now));
+	if (known)
+		__builtin_memcpy(then, known, sizeof(then));
+	/* exec and prctl give a thread another name. */
+	if (!known || now[0] != then[0] || now[1] != then[1])
+		comms.update(&tid, &c);
 }
 
 TRACEPOINT_PROBE(sched, sched_switch)
