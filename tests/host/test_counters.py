@@ -152,9 +152,11 @@ def test_all_sources_of_the_host_are_there(lab: Host, counted: Guest) -> None:
         n: int(v) for n, v in re.findall(r"^(nr_\w+|throttled_usec) (\d+)$", stat, re.MULTILINE)
     }
     ours = last["cgroup/vtest"]
-    assert {name: ours[name] for name in ("nr_periods", "nr_throttled", "throttled_usec")} == {
-        name: throttled[name] for name in ("nr_periods", "nr_throttled", "throttled_usec")
-    }
+    assert [ours[n] for n in ("nr_throttled", "throttled_usec")] == [
+        throttled[n] for n in ("nr_throttled", "throttled_usec")
+    ]
+    # Its timer goes on for a period or two behind the last run of a thread.
+    assert 0 < ours["nr_periods"] <= throttled["nr_periods"]
     shaped = last[f"qdisc/{counted.tap}/8:"]
     sent = re.search(r"Sent (\d+) bytes (\d+) pkt \(dropped (\d+), overlimits (\d+)", qdisc)
     assert [shaped[n] for n in ("bytes", "packets", "drops", "overlimits")] == [
