@@ -45,6 +45,9 @@ FREE_NS: Final = 5_000_000
 """A vCPU that could run for so much of the time without buffers, and for so long, had the chance
 to give some: a driver refills within microseconds of its interrupt."""
 
+SAMPLED_NS: Final = 1_500_000_000
+"""A sample of a thread's state so long behind an episode still tells of it."""
+
 SETTLED_NS: Final = 2_000_000_000
 """An episode is judged so long behind it: by then the worker has mostly run again, and shows who
 ran before."""
@@ -106,6 +109,8 @@ class Episode:
     """A backend was attached to the queue at that time, soon behind the episode."""
     served: bool = True
     """The device side of the queue was at work at some time before."""
+    woken: bool = False
+    """Its handler was woken meanwhile: somebody listened."""
     senders: frozenset[int] = frozenset()
 
     @property
@@ -298,7 +303,7 @@ class Causes:
             fills=len(one.fills),
             depth=one.depth,
             senders=frozenset(one.senders),
-            served=queue in line.served,
+            served=line.served.get(queue, one.end_ns) < one.end_ns,
         )
         self._judge(episode, one.fills)
         self._keep(episode)
@@ -339,8 +344,10 @@ class Causes:
         doing = worker.at(times) if worker else np.full(len(times), silent, np.uint8)
         dry = filling & (starved.at(times) == 1 if starved else np.zeros(len(times), np.bool_))
         held, stopped = self._vcpus(vcpus, times)
-        halted = self._halted(vm, vcpus)
-        episode.stopped_vcpus = halted or bool((stopped & dry).any())
+        halted = self._halted(vm, vcpus, first - BACK_NS, last + SAMPLED_NS)
+        episode.woken = bool(woken and (woken.at(times) == 1).any())
+        stood = int(spans[filling & stopped].sum()) * 2 > int(spans[filling].sum())
+        episode.stopped_vcpus = halted or stood or bool((stopped & dry).any())
         spent: dict[Reader, int] = {}
 
         def add(what: Reader, where: NDArray[np.bool_]) -> None:
@@ -414,9 +421,13 @@ class Causes:
         held = (states == Doing.STOPPED) | (states == Doing.WAITING)
         return held.all(axis=0), (states == Doing.STOPPED).any(axis=0)
 
-    def _halted(self, vm: str, vcpus: list[Any]) -> bool:
+    def _halted(self, vm: str, vcpus: list[Any], first: int, last: int) -> bool:
         # Stopped since before the recording began: only /proc knows.
-        if vcpus and any(len(steps.state) and steps.state[-1] for steps in vcpus):
+        if any(len(steps.time) and int(steps.time[0]) < last - SAMPLED_NS for steps in vcpus):
             return False
-        tids = self._scene.threads(vm, "vcpu")
-        return bool(tids) and all(self._scene.thread_state(tid) in ("T", "t") for tid in tids)
+        states = [
+            {state for at, state in self._timeline.states.get(tid, ()) if first <= at <= last}
+            for tid in self._scene.threads(vm, "vcpu")
+        ]
+        known = [one for one in states if one]
+        return bool(known) and all(one & {"T", "t"} for one in known)

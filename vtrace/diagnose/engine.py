@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -50,6 +51,7 @@ class Diagnoser:
         self._protocol = protocol
         self.scene = Scene(names)
         self._tally = Tally(protocol)
+        self._around = Tally("all")
         self._timeline = Timeline()
         self._causes = Causes(self.scene, self._timeline, protocol)
         self._sends = Sends()
@@ -88,6 +90,10 @@ class Diagnoser:
     def packets(self, rows: NDArray[Any]) -> None:
         """Take in packets that have ended: an array of dtype ``tables.PACKET``."""
         self._tally.feed(rows)
+
+    def around(self, rows: NDArray[Any]) -> None:
+        """Take in packets from around the time that is asked for: they show addresses of guests."""
+        self._around.feed(rows)
 
     def mark_gap(self) -> None:
         """Say that events are missing between the last batch and the next one."""
@@ -147,7 +153,7 @@ class Diagnoser:
         ``within``: the time that is asked for. More than that was fed, to understand it.
         """
         scene = self.scene
-        scene.learn(iter(self._tally))
+        scene.learn(chain(self._tally, self._around))
         cells = list(self._tally)
         lossy = bool(loss.get("lost") or loss.get("missed"))
         episodes = self._causes.finish()

@@ -51,8 +51,11 @@ def code_of(scene: Scene, episode: Episode) -> str:
     if scene.vhost.get(owner.interface) is False:
         return "R10"
     if not episode.served and episode.reader in (Reader.UNKNOWN, Reader.ABSENT):
-        # Nobody has read this queue since the recording began.
-        return "R5d" if episode.stopped_vcpus else "R5e"
+        # Nobody had read this queue since the recording began.
+        if episode.stopped_vcpus:
+            return "R5d"
+        if not episode.woken:
+            return "R5e"
     return _CODES.get(episode.reader, "R5a")
 
 

@@ -104,8 +104,9 @@ class Steps:
 
 
 _THREAD_KINDS = (Kind.SCHED_IN, Kind.SCHED_OUT, Kind.SCHED_WAKE)
-_BEFORE = {Kind.SCHED_WAKE: Doing.SLEEPING, Kind.SCHED_OUT: Doing.RUNNING}
-"""What a thread did before the first record of it."""
+_BEFORE = {Kind.SCHED_WAKE: Doing.SLEEPING}
+"""What a thread did before the first record of it: a worker that was never seen before may just
+have become known, in the middle of its run."""
 _QUEUE_KINDS = (Kind.WAKE, Kind.EMPTY, Kind.POP, Kind.RUN, Kind.KICK, Kind.START, Kind.STOP)
 
 
@@ -127,11 +128,14 @@ class Timeline:
         self.starts: dict[int, list[int]] = {}
         """Queue -> times at which a backend was attached."""
         self.served: dict[int, int] = {}
-        """Queue -> when its device side was last at work (popped, ran, was woken)."""
+        """Queue -> when its device side was first seen at work (popped, ran, found no chain)."""
+        self.states: dict[int, list[tuple[int, str]]] = {}
+        """Thread -> when it was sampled, and its state (R, S, D, T, ...)."""
         self.now = 0
 
     def feed(self, batch: EventBatch) -> None:
         """Take in the records of a batch."""
+        self._samples(batch.meta.get("counters"))
         if not len(batch):
             return
         self.now = max(self.now, int(batch["time"][-1]))
@@ -145,6 +149,15 @@ class Timeline:
         empty = (kinds == Kind.ENQUEUE) & (batch["count"] == 0)
         if empty.any():
             self._filling(batch, np.flatnonzero(empty))
+
+    def _samples(self, counters: Any) -> None:
+        for name, row in counters.items() if isinstance(counters, dict) else ():
+            tid = str(name).removeprefix("thread/")
+            if not tid.isdecimal() or not isinstance(row, dict):
+                continue
+            at, state = row.get("lo_ns"), row.get("state")
+            if type(at) is int and isinstance(state, str):
+                self.states[int(tid)] = [*self.states.get(int(tid), []), (at, state)][-64:]
 
     def _threads(self, batch: EventBatch, rows: NDArray[Any]) -> None:
         tids = batch["tid"][rows]
@@ -184,7 +197,8 @@ class Timeline:
             if work.any():
                 last = mine[np.flatnonzero(work)[-1]]
                 self.workers[queue] = int(batch["tid"][last])
-                self.served[queue] = int(batch["time"][last])
+                first = mine[np.flatnonzero(work)[0]]
+                self.served.setdefault(queue, int(batch["time"][first]))
             kicks = mine[kinds == Kind.KICK]
             if len(kicks):
                 self.kickers[queue] = int(batch["tid"][kicks[-1]])

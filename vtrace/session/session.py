@@ -258,6 +258,8 @@ class Session:
         if self.window:
             inside = self._inside(packets.rows["time"])
             chunk.packet_rows = packets.take(np.flatnonzero(inside))
+            if self._diagnoser:
+                self._diagnoser.around(packets.rows[~inside])
         return chunk
 
     def within(self, table: Table) -> Table:
