@@ -58,6 +58,10 @@ def ledger(scene: Scene, books: Books) -> list[LedgerRow]:
     return rows
 
 
+def _reason(scene: Scene, cell: Cell, unknown: str = "") -> str:
+    return unknown if cell.reason is None else scene.reason(cell.reason)
+
+
 def _owners(scene: Scene, books: Books) -> set[Owner]:
     found = {scene.owner(cell.queue) for cell in books.cells if cell.to_guest or cell.from_guest}
     found |= {group.site.owner for group in books.groups}
@@ -75,7 +79,7 @@ def _towards(scene: Scene, books: Books, owner: Owner) -> list[LedgerRow]:
         numbers[name].add(cell.queue)
         queue = queues[name]
         queue.ends[cell.end] += cell.count
-        reason = scene.reason(cell.reason) if cell.reason is not None else "reason not seen"
+        reason = _reason(scene, cell, "reason not seen")
         if cell.end == End.REFUSED:
             queue.refused[reason] += cell.count
         elif cell.end == End.TAKEN:
@@ -89,7 +93,7 @@ def _towards(scene: Scene, books: Books, owner: Owner) -> list[LedgerRow]:
         for cell in group.cells:
             queue = queues[scene.queue_name(cell.drop_queue)]
             queue.ends[End.REFUSED] += cell.count
-            reason = scene.reason(cell.reason) if cell.reason is not None else "reason not seen"
+            reason = _reason(scene, cell, "reason not seen")
             queue.refused[reason] += cell.count
     for name, ids in numbers.items():
         queues[name].consumed = sum(books.consumed.get(one, 0) for one in ids)
@@ -115,7 +119,7 @@ def _upstream(scene: Scene, books: Books, owner: Owner, entered: int | None) -> 
         behind = any(cell.to_guest for cell in group.cells)
         if site.owner == owner and site.direction == "rx" and not behind:
             for cell in group.cells:
-                reason = scene.reason(cell.reason) if cell.reason is not None else ""
+                reason = _reason(scene, cell)
                 words = (
                     reason
                     if reason not in ("", "NOT_SPECIFIED")
@@ -311,9 +315,7 @@ def _told_at_tap(scene: Scene, books: Books, owner: Owner) -> Counter[str]:
     for group in books.groups:
         if group.site.owner == owner and (group.site.direction, group.site.hop) == ("tx", "tap"):
             for cell in group.cells:
-                found[scene.reason(cell.reason) if cell.reason is not None else "no reason"] += (
-                    cell.count
-                )
+                found[_reason(scene, cell, "no reason")] += cell.count
     return found
 
 
@@ -326,7 +328,7 @@ def _host_rows(scene: Scene, books: Books, owner: Owner) -> list[LedgerRow]:
         site = group.site
         if site.owner == owner and site.direction == "tx":
             for cell in group.cells:
-                reason = scene.reason(cell.reason) if cell.reason is not None else "no reason"
+                reason = _reason(scene, cell, "no reason")
                 drops[site.hop][reason] += cell.count
     if not entered and not drops:
         return []

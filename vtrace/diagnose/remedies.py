@@ -76,6 +76,17 @@ def for_overflow(
     return []
 
 
+def _tap_up(name: str) -> list[Remedy]:
+    return [
+        Remedy(
+            text="Set the tap up.",
+            command=f"ip link set dev {name} up",
+            current="down",
+            proposed="up",
+        )
+    ]
+
+
 def _tap_filter(tap: str) -> list[Remedy]:
     return [
         Remedy(
@@ -264,14 +275,7 @@ def for_site(scene: Scene, site: Site, reason: str, place: str, interface: str) 
             )
         ]
     if code == "T8":
-        return [
-            Remedy(
-                text="Set the tap up.",
-                command=f"ip link set dev {name} up",
-                current="down",
-                proposed="up",
-            )
-        ]
+        return _tap_up(name)
     if code == "R1":
         limit = _sysctl(scene, "net.core.netdev_max_backlog")
         return [
@@ -313,14 +317,7 @@ def for_sends(scene: Scene, code: str, owner: Owner) -> list[Remedy]:
             )
         ]
     if code == "T8":
-        return [
-            Remedy(
-                text="Set the tap up.",
-                command=f"ip link set dev {name} up",
-                current="down",
-                proposed="up",
-            )
-        ]
+        return _tap_up(name)
     if code == "T7":
         return [
             Remedy(

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from vtrace.diagnose import remedies
-from vtrace.diagnose.findings import Burst, Certainty, Evidence, Finding
+from vtrace.diagnose.findings import Basis, Burst, Certainty, Evidence, Finding
 from vtrace.diagnose.places import Site
+from vtrace.diagnose.scene import Owner
 from vtrace.diagnose.sends import EAGAIN, EBADFD, EIO, Sent
 from vtrace.diagnose.tally import Cell, Span, spans_of
 from vtrace.diagnose.words import count, owner_text
 
 if TYPE_CHECKING:
     from vtrace.diagnose.meters import Deltas
-    from vtrace.diagnose.scene import Owner, Scene
+    from vtrace.diagnose.scene import Scene
 
 __all__ = ["Group", "counted", "guest_losses", "rejected", "sites"]
 
@@ -217,21 +218,10 @@ def held_up(scene: Scene, queue: int, sent: Sent) -> Finding | None:
 
 def counted(scene: Scene, deltas: Deltas) -> list[Finding]:
     """Return R1 by counters alone: what the host lost before any of our probes."""
-    dropped = 0
-    evidence = []
-    for name in deltas.objects("softnet/"):
-        moved = deltas.of(name, "dropped")
-        if moved:
-            dropped += moved
-            evidence.append(_counter(name, "dropped", moved))
-    lost = {"rx_missed_errors", "rx_over_errors", "rx_fifo_errors"}
-    uplinks = [name for name in deltas.objects("link/") if not _is_guests(scene, name)]
-    for name in uplinks:
-        for counter in sorted(lost):
-            moved = deltas.of(name, counter)
-            if moved:
-                dropped += moved
-                evidence.append(_counter(name, counter, moved))
+    uplinks = (name for name in deltas.objects("link/") if not _is_guests(scene, name))
+    backlog, evidence = _grown(deltas, deltas.objects("softnet/"), ("dropped",))
+    missed, more = _grown(deltas, uplinks, ("rx_fifo_errors", "rx_missed_errors", "rx_over_errors"))
+    dropped = backlog + missed
     if not dropped:
         return []
     return [
@@ -241,18 +231,10 @@ def counted(scene: Scene, deltas: Deltas) -> list[Finding]:
             packets=dropped,
             certainty=Certainty.POSSIBLE,
             direction="rx",
-            evidence=evidence,
-            remedies=[
-                *remedies.for_site(scene, Site("R1", "wire", "rx", _nobody()), "", "", ""),
-            ],
+            evidence=evidence + more,
+            remedies=remedies.for_site(scene, Site("R1", "wire", "rx", Owner()), "", "", ""),
         )
     ]
-
-
-def _nobody() -> Any:
-    from vtrace.diagnose.scene import Owner
-
-    return Owner()
 
 
 def _is_guests(scene: Scene, name: str) -> bool:
@@ -260,14 +242,25 @@ def _is_guests(scene: Scene, name: str) -> bool:
     return interface in scene.taps or scene.is_bridge(interface)
 
 
-def _counter(name: str, counter: str, moved: int) -> Evidence:
-    from vtrace.diagnose.findings import Basis
-
-    return Evidence(
-        text=f"{name} {counter} grew by {moved:,}",
-        source=f"{name} {counter}",
-        basis=Basis.COUNTERS,
-    )
+def _grown(
+    deltas: Deltas, names: Iterable[str], counters: Iterable[str]
+) -> tuple[int, list[Evidence]]:
+    # By how much some counters of some objects grew, and each of them as evidence.
+    grown = [
+        (name, counter, moved)
+        for name in names
+        for counter in counters
+        if (moved := deltas.of(name, counter))
+    ]
+    evidence = [
+        Evidence(
+            text=f"{name} {counter} grew by {moved:,}",
+            source=f"{name} {counter}",
+            basis=Basis.COUNTERS,
+        )
+        for name, counter, moved in grown
+    ]
+    return sum(moved for _, _, moved in grown), evidence
 
 
 _GUEST: Final = (
@@ -281,14 +274,8 @@ def guest_losses(deltas: Deltas, vms: Iterable[str]) -> list[Finding]:
     found = []
     for vm in vms:
         for code, counter, cause in _GUEST:
-            evidence = []
-            total = 0
-            for protocol in ("udp", "udp6"):
-                name = f"guest/{vm}/{protocol}"
-                moved = deltas.of(name, counter)
-                if moved:
-                    total += moved
-                    evidence.append(_counter(name, counter, moved))
+            names = (f"guest/{vm}/udp", f"guest/{vm}/udp6")
+            total, evidence = _grown(deltas, names, (counter,))
             if total:
                 found.append(
                     Finding(
@@ -307,14 +294,8 @@ def guest_losses(deltas: Deltas, vms: Iterable[str]) -> list[Finding]:
 
 
 def _guest_driver(deltas: Deltas, vm: str) -> list[Finding]:
-    total = 0
-    evidence = []
-    for name in deltas.objects(f"guest/{vm}/link/"):
-        for counter in ("rx_errors", "rx_dropped"):
-            moved = deltas.of(name, counter)
-            if moved:
-                total += moved
-                evidence.append(_counter(name, counter, moved))
+    links = deltas.objects(f"guest/{vm}/link/")
+    total, evidence = _grown(deltas, links, ("rx_errors", "rx_dropped"))
     if not total:
         return []
     return [
