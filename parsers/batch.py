@@ -99,6 +99,12 @@ class Snaps:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def index_of(self, rows: Array, batch_rows: int) -> Array:
+        """Return for rows of a batch of ``batch_rows`` the index of their snap, -1 for none."""
+        which = np.full(batch_rows, -1, np.int64)
+        which[self.rows] = np.arange(len(self))
+        return which[rows]
+
     def bytes_of(self, index: int) -> bytes:
         """Return the captured bytes of the ``index``-th snap."""
         start, end = int(self.offsets[index]), int(self.offsets[index + 1])

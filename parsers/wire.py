@@ -61,6 +61,4 @@ RING_HEADER_BYTES: Final = 8
 
 def packet_dtype(snap_bytes: int) -> np.dtype[np.void]:
     """Return the dtype of a packet-ring record with a snap area of ``snap_bytes``."""
-    return np.dtype(
-        [("record", RECORD), ("snap", SNAP), ("bytes", "u1", (snap_bytes,))]
-    )
+    return np.dtype([("record", RECORD), ("snap", SNAP), ("bytes", "u1", (snap_bytes,))])

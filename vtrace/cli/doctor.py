@@ -80,8 +80,7 @@ def _report(*, attach: bool) -> dict[str, Any]:
                 "ready": state.ready,
                 "reason": state.reason,
                 "points": [
-                    _point(state, point, attached.get(point.point.name))
-                    for point in state.points
+                    _point(state, point, attached.get(point.point.name)) for point in state.points
                 ],
             }
             for state in states

@@ -209,9 +209,7 @@ class Causes:
         rows["counted"] = True
         if self._udp:
             snaps = batch.snaps
-            which = np.full(len(batch), -1, np.int64)
-            which[snaps.rows] = np.arange(len(snaps))
-            which = which[where]
+            which = snaps.index_of(where, len(batch))
             has = which >= 0
             rows["counted"] = False
             if has.any():

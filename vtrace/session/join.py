@@ -152,9 +152,7 @@ class PacketJoin:
     def _snaps(batch: EventBatch, rows: NDArray[Any], made: NDArray[Any]) -> Snaps:
         # Returns a snap for each row, empty where there is none, and fills in what they say.
         snaps = batch.snaps
-        which = np.full(len(batch), -1, np.int64)
-        which[snaps.rows] = np.arange(len(snaps))
-        which = which[rows]
+        which = snaps.index_of(rows, len(batch))
         has = which >= 0
         held = snaps.take(which[has], np.flatnonzero(has))
         made["has_snap"] = has
