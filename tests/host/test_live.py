@@ -28,12 +28,17 @@ class Passed(threading.Thread):
 
     def run(self) -> None:
         while self.size is None or self.bytes < self.size:
-            with contextlib.suppress(TimeoutError):
+            try:
                 data = self.link.recv(65536)
-                self.sink.write(data)
-                self.sink.flush()
-                self.bytes += len(data)
-        self.sink.close()
+            except TimeoutError:
+                continue
+            except OSError:  # the test has failed and closed it
+                break
+            self.sink.write(data)
+            self.sink.flush()
+            self.bytes += len(data)
+        with contextlib.suppress(OSError):
+            self.sink.close()
 
     def until(self, size: int) -> None:
         self.size = size

@@ -23,6 +23,12 @@ _SHARED = "shared"
 GONE = "testhost/gone"
 """Key in pytest's cache: the tests that lost their host."""
 
+_LATER = pytest.StashKey[Host]()
+"""The host that a session has booted."""
+
+_ANSWER_S = 20.0
+"""A guest that says nothing for so long has hung."""
+
 _TIMEOUT = 900
 """Seconds for one test: the first may have to build the image and boot twice."""
 
@@ -47,9 +53,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(
-    config: pytest.Config, items: list[pytest.Item]
-) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the tests that boot a host, and leave out unwanted suites."""
     only = config.getoption("--suite")
     unwanted = []
@@ -74,18 +78,43 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Keep the consoles of a host in which a test failed, and say where.
 
-    A host that hung or died takes all tests behind it along: it is noted for `make test`, which
-    then runs once more what failed.
+    An emulated machine hangs or dies now and then, and takes the test along that it was in: that is
+    noted for `make test`, which then runs once more what failed.
     """
     report = yield
-    if call.excinfo is not None and isinstance(call.excinfo.value, ChannelClosed):
-        item.config.cache.set(GONE, [*item.config.cache.get(GONE, []), item.nodeid])
     host = getattr(item, "funcargs", {}).get("lab")
-    if report.failed and isinstance(host, Host):
-        host.keep_logs = True
-        kept = f"{host.console}\n(the folder stays; it also holds the share)"
-        report.sections.append((f"console of the host {host.name}", kept))
+    if not report.failed or not isinstance(host, Host):
+        return report
+    host.keep_logs = True
+    closed = call.excinfo is not None and isinstance(call.excinfo.value, ChannelClosed)
+    if closed or host.lives > 1 or _silent(host):
+        item.config.cache.set(GONE, [*item.config.cache.get(GONE, []), item.nodeid])
+    kept = f"{host.console}\n(the folder stays; it also holds the share)"
+    report.sections.append((f"console of the host {host.name}", kept))
     return report
+
+
+def _silent(host: Host) -> bool:
+    """Tell whether the host or the guest that tests share does not answer."""
+    try:
+        host.check()
+        if shared := host.guests.get(_SHARED):
+            shared.run("true", timeout=_ANSWER_S)
+    except LabError:
+        return True
+    return False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Boot the host once more if it hangs or died: the tests behind are not to blame."""
+    host = item.session.stash.get(_LATER, None)
+    if host is None or "lab" not in getattr(item, "fixturenames", ()):
+        return
+    try:
+        host.check()
+    except LabError:
+        host.revive()
 
 
 def unavailable(error: LabError) -> None:
@@ -131,25 +160,32 @@ def lab(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterator
         with capture.global_and_fixture_disabled():
             print(f"\n{text}", flush=True)
 
-    wanted = any(
-        "guest" in getattr(item, "fixturenames", ()) for item in request.session.items
-    )
+    wanted = any("guest" in getattr(item, "fixturenames", ()) for item in request.session.items)
     try:
         host = boot(request.param, say, with_guest=wanted)
     except LabError as error:
         unavailable(error)
         return
     with host:
+        request.session.stash[_LATER] = host
         yield host
+        del request.session.stash[_LATER]
         if host.keep_logs:
             say(f"{host.name}: consoles and share are kept in {host.folder}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def guest(lab: Host) -> Guest:
-    """Return a guest with one vhost-net device.
+    """Return a guest with one vhost-net device; another one where it has hung.
 
     All tests share it: leave it as it was. A test that freezes, floods or kills
     a guest boots its own with `lab.guest`.
     """
-    return lab.guests.get(_SHARED) or lab.guest(_SHARED)
+    shared = lab.guests.get(_SHARED)
+    if shared is not None:
+        try:
+            shared.run("true", timeout=_ANSWER_S)
+        except LabError:
+            shared.kill()
+            shared = None
+    return shared or lab.guest(_SHARED)

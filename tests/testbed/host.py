@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
+from tests.testbed.autopsy import write_autopsy
 from tests.testbed.cache import Build, provide
 from tests.testbed.channel import Channel
 from tests.testbed.counters import Counters, read_counters
@@ -34,7 +35,7 @@ _REPOSITORY: Final = HERE.parent.parent
 _KERNEL_LINE: Final = (
     "console=ttyS0 loglevel=4 panic=-1 mitigations=off cryptomgr.notests "
     "random.trust_cpu=on rcupdate.rcu_expedited=1 no_timer_check audit=0 selinux=0 "
-    "apparmor=0 tsc=reliable clocksource=tsc"
+    "apparmor=0 tsc=reliable clocksource=tsc unknown_nmi_panic"
 )
 
 
@@ -68,6 +69,8 @@ class Host(Machine):
         self.networks = 0
         """How many taps were ever made; numbers their networks."""
         self.boot_seconds = 0.0
+        self.lives = 0
+        """How often it was booted: once, if it did not hang."""
         self._memory = memory
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
@@ -150,8 +153,9 @@ class Host(Machine):
 
     def _start(self) -> None:
         begin = time.monotonic()
+        self.lives += 1
         own = self.share / ".lab"
-        own.mkdir(parents=True)
+        own.mkdir(parents=True, exist_ok=True)
         for name in ("guest-small.cpio", "guest-full.cpio"):
             shutil.copy(self.build.boot / name, own / name)
         atexit.register(self.close)
@@ -218,8 +222,35 @@ class Host(Machine):
                 self.channel.feed(data)
         self.channel.close(f"the host {self.name} is gone (console: {self.console})")
 
+    def revive(self) -> None:
+        """Boot it once more in the place of one that hung; its guests are gone, its share stays.
+
+        Raises:
+            LabError: It does not boot.
+        """
+        self._end()
+        for path in (self.console, self.folder / "autopsy.txt"):
+            if path.exists():
+                path.rename(path.with_name(f"{path.stem}-{self.lives}{path.suffix}"))
+        for path in self.folder.glob("*.sock"):
+            path.unlink()
+        self.guests.clear()
+        self.networks = 0
+        self._start()
+        self.sync_source()
+
     def close(self) -> None:
         """Kill the host with all that runs in it; remove its files."""
+        self._end()
+        if self.keep_logs:
+            (self.folder / "kept").touch()
+            for junk in (self.share / "src", self.share / ".lab"):
+                shutil.rmtree(junk, ignore_errors=True)
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _end(self) -> None:
+        """Kill the host with all that runs in it."""
         atexit.unregister(self.close)
         if self._process is not None:
             self._process.kill()
@@ -231,12 +262,6 @@ class Host(Machine):
             self._reader.join(10)
         if self._socket is not None:
             self._socket.close()
-        if self.keep_logs:
-            (self.folder / "kept").touch()
-            for junk in (self.share / "src", self.share / ".lab"):
-                shutil.rmtree(junk, ignore_errors=True)
-        else:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     # What it can do.
 
@@ -263,6 +288,7 @@ class Host(Machine):
             self.channel.wait_until_up(_ANSWER_TIMEOUT, self._alive)
         except LabError as error:
             self.keep_logs = True
+            write_autopsy(self.folder)
             reason = f"the host {self.name} {error} (console: {self.console})"
             self.channel.close(reason)
             raise ChannelClosed(reason) from error
