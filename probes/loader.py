@@ -36,6 +36,12 @@ CALLS = (
     "SEND_ENTRY",
     "SEND_RETURN",
     "KICK_ENTRY",
+    "QEMU_POP_ENTRY",
+    "QEMU_POP_RETURN",
+    "QEMU_ENABLE_ENTRY",
+    "QEMU_ENABLE_RETURN",
+    "QEMU_NOTIFY_ENTRY",
+    "QEMU_NOTIFY_RETURN",
 )
 """Entry and return counters, in the order of their index."""
 
@@ -91,7 +97,7 @@ class Loaded:
             if not state.ready:
                 continue
             for point in state.points:
-                if point.ready and not point.point.tracepoint:
+                if point.ready and not point.point.tracepoint and not point.point.uprobe:
                     self._attach_kprobe(point)
 
     def _attach_kprobe(self, state: preflight.PointState) -> None:
@@ -189,7 +195,9 @@ def _text(ready: Iterable[preflight.ProgramState], options: Options) -> str:
     if options.filter_code:
         chunks.append(options.filter_code)
         chunks.append(folder.joinpath("include/vtrace_filter.h").read_text())
-    names = (f"{state.program.name}.bpf.c" for state in ready)
+    names = [f"{state.program.name}.bpf.c" for state in ready]
+    if "qemu_virtio.bpf.c" in names:
+        chunks.append(folder.joinpath("include/vtrace_qemu.h").read_text())
     chunks.extend(folder.joinpath(name).read_text() for name in names)
     return "\n".join(chunks)
 

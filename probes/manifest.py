@@ -20,9 +20,11 @@ class Point:
     handler: str
     """Function in the program."""
     functions: tuple[str, ...]
-    """Kernel functions, the first that exists is taken; for a tracepoint ``group:event``."""
+    """Functions, the first that exists is taken; for a tracepoint ``group:event``."""
     is_return: bool = False
     tracepoint: bool = False
+    uprobe: bool = False
+    """A function of QEMU, in each of its binaries that runs."""
     modules: tuple[str, ...] = ()
     """Modules that hold the function: not loaded means not there yet."""
     optional: bool = False
@@ -121,6 +123,24 @@ _TUN_OFFSETS = _SKB_OFFSETS | {
     "OFF_MSG_CONTROL": ("vmlinux", "msghdr.msg_control"),
 }
 
+
+def _qemu(
+    handler: str,
+    *functions: str,
+    is_return: bool = False,
+    optional: bool = False,
+    gives: str = "",
+) -> Point:
+    return Point(
+        handler=handler,
+        functions=functions,
+        is_return=is_return,
+        uprobe=True,
+        optional=optional,
+        gives=gives,
+    )
+
+
 _VHOST = ("vhost",)
 _NET = ("vhost_net",)
 _TUN = ("tun",)
@@ -212,6 +232,55 @@ PROGRAMS: tuple[Program, ...] = (
                 modules=_VHOST,
             ),
             Point(handler="vt_stop", functions=("vhost_dev_cleanup",), modules=_VHOST),
+        ),
+    ),
+    Program(
+        name="qemu_virtio",
+        title="virtio queues that QEMU itself works on",
+        kinds=(
+            Kind.KICK,
+            Kind.RUN,
+            Kind.POP,
+            Kind.EMPTY,
+            Kind.HAND_BACK,
+            Kind.DETACH,
+            Kind.USED,
+            Kind.FLUSH,
+            Kind.SIGNAL,
+            Kind.IRQ,
+            Kind.ENABLE,
+            Kind.START,
+            Kind.STOP,
+            Kind.REQUEST,
+            Kind.RESPONSE,
+        ),
+        offsets={},
+        points=(
+            _qemu("vt_qemu_pop_entry", "virtqueue_pop"),
+            _qemu("vt_qemu_pop_return", "virtqueue_pop", is_return=True),
+            _qemu("vt_qemu_fill", "virtqueue_fill"),
+            _qemu("vt_qemu_flush", "virtqueue_flush"),
+            _qemu("vt_qemu_unpop", "virtqueue_unpop"),
+            _qemu("vt_qemu_rewind", "virtqueue_rewind"),
+            _qemu("vt_qemu_detach", "virtqueue_detach_element"),
+            _qemu("vt_qemu_read", "virtio_queue_host_notifier_read"),
+            _qemu("vt_qemu_queue_notify", "virtio_queue_notify"),
+            _qemu("vt_qemu_notifier_set", "event_notifier_set"),
+            _qemu("vt_qemu_enable_entry", "virtio_queue_set_notification"),
+            _qemu("vt_qemu_enable_return", "virtio_queue_set_notification", is_return=True),
+            _qemu("vt_qemu_notify_entry", "virtio_notify"),
+            _qemu("vt_qemu_notify_return", "virtio_notify", is_return=True),
+            _qemu("vt_qemu_notify_entry", "virtio_notify_irqfd", optional=True),
+            _qemu(
+                "vt_qemu_notify_return", "virtio_notify_irqfd", is_return=True, optional=True
+            ),
+            _qemu("vt_qemu_msix", "msix_notify"),
+            _qemu("vt_qemu_intx", "pci_set_irq"),
+            _qemu("vt_qemu_defer", "defer_call", optional=True),
+            _qemu("vt_qemu_set_status", "virtio_set_status"),
+            _qemu("vt_qemu_reset", "virtio_reset"),
+            _qemu("vt_qemu_delete", "virtio_delete_queue"),
+            _qemu("vt_qemu_del", "virtio_del_queue"),
         ),
     ),
     Program(

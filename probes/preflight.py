@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe/type")
+_UPROBE_PMU = Path("/sys/bus/event_source/devices/uprobe/type")
 _TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 _SYS_ADMIN, _SYSLOG, _PERFMON, _BPF = 21, 34, 38, 39
 
@@ -80,11 +81,19 @@ class Kernel:
         self.btf = Btf()
         self.tracefs = _tracefs()
         self.has_kprobes = _KPROBE_PMU.exists()
+        self.has_uprobes = _UPROBE_PMU.exists()
 
     def point(self, point: Point) -> PointState:
         """Find out what a point would be attached to."""
         if point.tracepoint:
             return self._tracepoint(point)
+        if point.uprobe:
+            # Whether a QEMU has it is asked of each binary (probes/qemu.py).
+            if self.has_uprobes:
+                return PointState(point=point, symbol=point.functions[0])
+            return PointState(
+                point=point, symbol=None, reason="this kernel has no uprobes (CONFIG_UPROBES)"
+            )
         if not self.has_kprobes:
             return PointState(
                 point=point, symbol=None, reason="this kernel has no kprobes (CONFIG_KPROBES)"

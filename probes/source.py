@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["LiveSource", "probe_states"]
 
 # struct queue_info of include/vtrace_bpf.h.
-_INFO = struct.Struct("<QQQIIIHBBBB16s6x")
+_INFO = struct.Struct("<QQQIIIHBBBB16sBBH2xQQ")
 _MAX_IDS = 32768
 _ROLES = {1: Role.VIRTQUEUE, 2: Role.TAP, 3: Role.INTERFACE}
 _THREADS = {1: "vhost", 2: "vcpu"}
@@ -37,6 +37,9 @@ _PAIRS = (
     ("xmit", "XMIT_ENTRY", "XMIT_RETURN"),
     ("recv", "RECV_ENTRY", "RECV_RETURN"),
     ("send", "SEND_ENTRY", "SEND_RETURN"),
+    ("qemu_pop", "QEMU_POP_ENTRY", "QEMU_POP_RETURN"),
+    ("qemu_enable", "QEMU_ENABLE_ENTRY", "QEMU_ENABLE_RETURN"),
+    ("qemu_notify", "QEMU_NOTIFY_ENTRY", "QEMU_NOTIFY_RETURN"),
 )
 
 Namer = Callable[[dict[str, Any]], dict[str, Any]]
@@ -263,6 +266,7 @@ class LiveSource:
             macvtap,
             iotlb,
             name,
+            *_,
         ) = _INFO.unpack(raw)
         interface = name.split(b"\0", 1)[0].decode(errors="replace")
         direction: str = Direction.NONE

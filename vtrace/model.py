@@ -74,6 +74,14 @@ class Kind(IntEnum):
     """A traced thread left its CPU."""
     SCHED_WAKE = 23
     """A traced thread became runnable."""
+    FLUSH = 24
+    """QEMU made the elements of the USED before it visible (``virtqueue_flush``)."""
+    DETACH = 25
+    """QEMU forgot a chain without returning it (``virtqueue_detach_element``)."""
+    REQUEST = 26
+    """Bytes that the driver wrote into a chain, of one buffer."""
+    RESPONSE = 27
+    """Bytes that the device wrote into a chain, of one buffer."""
 
 
 class Flag(IntFlag):
@@ -92,6 +100,8 @@ class Flag(IntFlag):
     SVM = 1 << 10
     PREEMPTED = 1 << 11
     BATCH = 1 << 12
+    PACKED = 1 << 13
+    QEMU = 1 << 14
 
 
 class Role(StrEnum):

@@ -35,6 +35,7 @@ struct packet_record {
 	u8 bytes[SNAP_BYTES];
 };
 
+enum backend { BACKEND_VHOST = 0, BACKEND_QEMU = 1 };
 enum role { ROLE_VIRTQUEUE = 1, ROLE_TAP = 2, ROLE_INTERFACE = 3 };
 
 /* What the programs know of a virtqueue. Kernel addresses stay in here. */
@@ -66,7 +67,12 @@ struct queue_info {
 	u8 macvtap;
 	u8 iotlb;
 	char name[16];
-	char pad[6];
+	u8 backend;	/* enum backend */
+	u8 packed;
+	u16 device_type;	/* virtio's device id, where QEMU is the backend */
+	char pad[2];
+	u64 vq;		/* user addresses in QEMU, for the attach process alone */
+	u64 vdev;
 };
 
 /* What a thread is in the middle of. */
@@ -107,7 +113,8 @@ struct exit_state {
 	u32 pad;
 };
 
-enum eventfd_kind { EVENTFD_KICK = 1, EVENTFD_CALL = 2, EVENTFD_OTHER = 3 };
+enum eventfd_kind { EVENTFD_KICK = 1, EVENTFD_CALL = 2, EVENTFD_OTHER = 3,
+		    EVENTFD_QEMU_KICK = 4, EVENTFD_QEMU_CALL = 5 };
 
 struct eventfd_state {
 	u64 vq;

@@ -36,8 +36,27 @@
  * SCHED_IN    now                ret                                (tid runs; ret: the thread it replaces)
  * SCHED_OUT   now                ret count                          (tid stops; ret: the thread that runs next; count: its state)
  * SCHED_WAKE  now                ret                                (tid became runnable; ret: the waker)
+ * FLUSH       entry              queue count used position          (the USED elements before it become visible; count: how many;
+ *                                                                    used: index before)
+ * DETACH      entry              queue head length                  (the device forgets a chain and does not return it)
+ * REQUEST     that of its POP    queue head position length room    (bytes that the driver wrote, of one buffer; length: bytes
+ *                                                                    of the chain before them; room: bytes of the buffer)
+ * RESPONSE    that of its USED   queue head position length room    (bytes that the device wrote, in the same way)
  *
  * "x?" : only if its flag (F_AVAIL, F_EVENT, ...) is set.
+ *
+ * Of QEMU's own backends (F_QEMU) the times are those of uprobes: KICK is an ioeventfd as for vhost,
+ * else virtio_queue_notify; RUN virtio_queue_host_notifier_read or virtio_queue_notify; POP, EMPTY
+ * the return of virtqueue_pop; HAND_BACK virtqueue_unpop and virtqueue_rewind; USED virtqueue_fill;
+ * SIGNAL the return of virtio_notify and virtio_notify_irqfd; ENABLE that of
+ * virtio_queue_set_notification (ret 1 too where it asks for no kicks); START the driver's
+ * DRIVER_OK, STOP virtio_reset. There USED also sets ret: the last byte of the chain that the device
+ * may write, or -1 (none, not readable). `position` of REQUEST and RESPONSE is that of the chain's
+ * POP, where F_POSITION is set.
+ *
+ * Of a packed ring (F_PACKED) position and used are a place in the ring and the wrap counter, as
+ * VHOST_SET_VRING_BASE has them: place | wrap << 15. avail and event are not set, head is the buffer
+ * id, and POP also sets ret: the places of the ring that the chain takes (1 if it is indirect).
  */
 #ifndef VTRACE_WIRE_H
 #define VTRACE_WIRE_H
@@ -71,7 +90,11 @@ enum vtrace_kind {
 	VTRACE_KIND_SCHED_IN = 21,
 	VTRACE_KIND_SCHED_OUT = 22,
 	VTRACE_KIND_SCHED_WAKE = 23,
-	VTRACE_KIND_COUNT = 24,
+	VTRACE_KIND_FLUSH = 24,
+	VTRACE_KIND_DETACH = 25,
+	VTRACE_KIND_REQUEST = 26,
+	VTRACE_KIND_RESPONSE = 27,
+	VTRACE_KIND_COUNT = 28,
 };
 
 enum vtrace_flag {
@@ -88,6 +111,8 @@ enum vtrace_flag {
 	VTRACE_F_SVM = 1 << 10,		/* exit reason in AMD's numbering; else Intel's */
 	VTRACE_F_PREEMPTED = 1 << 11,	/* SCHED_OUT while runnable */
 	VTRACE_F_BATCH = 1 << 12,	/* SEND: vhost's XDP batch (TUN_MSG_PTR) */
+	VTRACE_F_PACKED = 1 << 13,	/* position and used are those of a packed ring */
+	VTRACE_F_QEMU = 1 << 14,	/* QEMU's own backend, not vhost */
 };
 
 /* 64 bytes, no padding. */

@@ -84,13 +84,13 @@ class FakeBtf:
         return 64
 
 
-def fake_kernel(names=None, *, missing=(), kprobes=True, tracefs=None):
+def fake_kernel(names=None, *, missing=(), kprobes=True, uprobes=True, tracefs=None):
     kernel = object.__new__(preflight.Kernel)
     if names is None:
         names = {name: 0xFFFFFFFF81000000 for program in PROGRAMS for name in program.symbols}
         names |= {f: 1 for p in PROGRAMS for q in p.points for f in q.functions}
     kernel.symbols, kernel.btf = FakeSymbols(names), FakeBtf(missing)
-    kernel.has_kprobes, kernel.tracefs = kprobes, tracefs
+    kernel.has_kprobes, kernel.has_uprobes, kernel.tracefs = kprobes, uprobes, tracefs
     return kernel
 
 
@@ -169,13 +169,14 @@ def test_anybody_may_ask_the_doctor():
         "print(checks['privilege'].ok, checks['privilege'].detail, checks['tracefs'].ok)\n"
         "print(checks['tracefs'].remedy, '|', checks['privilege'].remedy)\n"
         "states = preflight.programs(preflight.Kernel())\n"
-        "print(len(states), any(s.ready for s in states))\n",
+        "ready = [s.program.name for s in states if s.ready]\n"
+        "print(len(states), *(set(ready) - {'qemu_virtio'}))\n",
         nobody=True,
     )
     assert said.splitlines() == [
         "False lacks CAP_BPF, CAP_PERFMON, CAP_SYSLOG False",
         "mount -t tracefs tracefs /sys/kernel/tracing | run as root (sudo vtrace record ...)",
-        f"{len(PROGRAMS)} False",
+        f"{len(PROGRAMS)}",
     ]
 
 
@@ -370,6 +371,7 @@ def test_no_kprobes(tracefs):
     found = states(fake_kernel(kprobes=False, tracefs=tracefs))
     assert {name: state.ready for name, state in found.items()} == {
         "vhost": False,
+        "qemu_virtio": True,
         "kvm": False,
         "tun": False,
         "drops": True,
@@ -378,10 +380,17 @@ def test_no_kprobes(tracefs):
     assert found["vhost"].reason == "this kernel has no kprobes (CONFIG_KPROBES)"
 
 
+def test_no_uprobes(tracefs):
+    found = states(fake_kernel(uprobes=False, tracefs=tracefs))
+    assert [name for name, state in found.items() if not state.ready] == ["qemu_virtio"]
+    assert found["qemu_virtio"].reason == "this kernel has no uprobes (CONFIG_UPROBES)"
+
+
 def test_no_tracefs():
     found = states(fake_kernel(tracefs=None))
     # Exits of vCPUs are optional, frames that enter the host are not.
-    assert {name for name, state in found.items() if state.ready} == {"vhost", "kvm"}
+    ready = {name for name, state in found.items() if state.ready}
+    assert ready == {"vhost", "qemu_virtio", "kvm"}
     assert "mount -t tracefs" in found["drops"].reason
 
 
