@@ -206,7 +206,7 @@ def _precompile(root: Path) -> None:
     folders = [f"/usr/lib/{version}", "/usr/lib/python3/dist-packages", wheels]
     call([*inside, "-m", "compileall", "-q", "-x", "lib2to3|/test/", *folders])
     call(
-        [*inside, "-c", "import numpy, pyarrow.ipc, pyarrow.compute, pyroute2"],
+        [*inside, "-c", "import capstone, elftools, numpy, pyarrow.ipc, pyarrow.compute, pyroute2"],
         env={"PYTHONPATH": wheels},
     )
 

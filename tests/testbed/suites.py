@@ -26,7 +26,7 @@ SUITES: Final = {
     )
 }
 
-PYTHON_PACKAGES: Final = ("numpy", "pyarrow", "pyroute2")
+PYTHON_PACKAGES: Final = ("capstone", "numpy", "pyarrow", "pyelftools", "pyroute2")
 """What vtrace itself imports in the nested host, as wheels for its Python."""
 
 PACKAGES: Final = (
