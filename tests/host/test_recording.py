@@ -69,9 +69,9 @@ def test_quiet_interrupts_equal_the_guests(recording: Recording) -> None:
     for name, line in (("rx0", "input.0"), ("tx0", "output.0")):
         counted = [v for k, v in truth.guest.items() if k.startswith("irq.") and k.endswith(line)]
         signalled = rows.count(Kind.IRQ, rows.queue("cpx", name))
-        # An interrupt that comes while the one before waits for its vCPU becomes one with it: a bit
-        # in the local APIC. It is seen once or not at all in a run.
-        assert 0 < sum(counted) <= signalled <= sum(counted) + 2
+        # An interrupt that comes while the one before waits for its vCPU becomes one with it (a bit
+        # in the local APIC): seldom, and the more of them the less the vCPU runs.
+        assert signalled * 0.9 < sum(counted) <= signalled
     assert rows.count(Kind.IRQ) == truth.bpftrace["interrupts"]
 
 
