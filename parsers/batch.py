@@ -20,8 +20,12 @@ reasons        {number: name} skb_drop_reason of this kernel
 probes         {name: {state: "attached"|"unavailable"|"failed", reason}}
 calls          {probe: {entry, return}} cumulative; a difference is a missed return
 counts         {kind name: {produced, received, lost}} cumulative, records
-loss           {late, missed, pending, dropped_batches, dropped_records} cumulative
-exits          [{vm, pid, tid, vcpu, isa, reason, count, total_ns}] cumulative
+loss           {late, missed, pending, dropped_batches, dropped_records, exits?, interrupts?: those
+               that no sum has} cumulative
+exits          [{vm, pid, tid, vcpu, isa, reason, count, total_ns, user_count?, user_ns?, write?,
+               io?: "pio"|"mmio", address?: port or page; null: not kept}] cumulative
+interrupts     [{vm, pid, count, gsi | msi_address and msi_data | none of them: not kept}]
+               cumulative
 vms            [inventory of VMs as ``vtrace list --json`` prints it]
 capture        {filter, display, snaplen, vm, options}
 counters       {object: {lo_ns, hi_ns, counter: number, ...}, missing?: [sentences]} what the kernel

@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * kvm: kicks that an ioeventfd took, interrupts that an irqfd sent, exits of vCPUs.
+ * kvm: kicks that an ioeventfd took, interrupts that an irqfd sent.
  */
-
-BPF_HASH(exit_states, u32, struct exit_state, 16384);
-BPF_HASH(exits, struct exit_key, struct exit_total, 65536);
 
 #define MAX_WAITERS 4
 
@@ -123,63 +120,3 @@ int vt_irq(struct pt_regs *ctx)
 	vt_submit(r);
 	return 0;
 }
-
-#ifdef WITH_EXITS
-TRACEPOINT_PROBE(kvm, kvm_exit)
-{
-	u64 id = bpf_get_current_pid_tgid();
-	u32 tid = (u32)id;
-
-	if (!vt_vm_wanted(id >> 32))
-		return 0;
-	struct exit_state state = {
-		.time = bpf_ktime_get_ns(), .reason = args->exit_reason, .svm = args->isa == 2,
-	};
-	if (!threads.lookup(&tid)) {
-		struct thread_role role = { .tgid = id >> 32, .role = 2 };
-		threads.update(&tid, &role);
-	}
-	exit_states.update(&tid, &state);
-	return 0;
-}
-
-TRACEPOINT_PROBE(kvm, kvm_entry)
-{
-	u64 id = bpf_get_current_pid_tgid();
-	u32 tid = (u32)id;
-	struct exit_state *e = exit_states.lookup(&tid);
-
-	if (!e || !e->time)
-		return 0;
-	u64 now = bpf_ktime_get_ns(), span = now - e->time;
-	struct exit_key key = {
-		.tid = tid, .tgid = id >> 32, .reason = e->reason, .svm = e->svm,
-	};
-	struct exit_total *total = exits.lookup(&key);
-	if (!total) {
-		struct exit_total fresh = {};
-		exits.insert(&key, &fresh);
-		total = exits.lookup(&key);
-	}
-	if (total) {
-		total->count++;
-		total->ns += span;
-	}
-#ifdef EACH_EXIT
-	u32 wanted = 1;
-#else
-	u32 wanted = e->queue;
-#endif
-	struct vtrace_record *r = wanted ? vt_begin(VTRACE_KIND_EXIT, now, e->queue) : 0;
-	if (r) {
-		r->ret = e->reason;
-		r->address = e->address;
-		r->span = span > 0xffffffff ? 0xffffffff : span;
-		if (e->svm)
-			r->flags = VTRACE_F_SVM;
-		vt_submit(r);
-	}
-	e->time = 0;
-	return 0;
-}
-#endif

@@ -211,8 +211,13 @@ def _flags(
         macros |= state.macros
         names.add(state.program.name)
         # bcc attaches a tracepoint by compiling it: one that is not there must not be compiled.
-        if state.program.name == "kvm" and all(point.ready for point in state.points):
-            macros["WITH_EXITS"] = 1
+        macros |= {
+            f"HAVE_{point.point.handler}": 1
+            for point in state.points
+            if point.point.tracepoint and point.point.optional and point.ready
+        }
+    if "exits" in names:
+        macros["WITH_EXITS"] = 1
     macros["CPU_COUNT"] = os.cpu_count() or 1
     macros["SNAP_BYTES"] = options.snap_bytes
     macros["EVENT_PAGES"] = options.event_bytes // _PAGE

@@ -141,6 +141,17 @@ def _qemu(
     )
 
 
+def _kvm(event: str, *, gives: str = "") -> Point:
+    return Point(
+        handler=event,
+        functions=(f"kvm:{event}",),
+        tracepoint=True,
+        modules=_KVM,
+        optional=bool(gives),
+        gives=gives,
+    )
+
+
 _VHOST = ("vhost",)
 _NET = ("vhost_net",)
 _TUN = ("tun",)
@@ -284,9 +295,25 @@ PROGRAMS: tuple[Program, ...] = (
         ),
     ),
     Program(
+        name="exits",
+        title="exits of vCPUs by device, and interrupts",
+        kinds=(Kind.EXIT,),
+        offsets={},
+        points=(
+            _kvm("kvm_exit"),
+            _kvm("kvm_entry"),
+            _kvm("kvm_pio", gives="the port of an exit"),
+            _kvm("kvm_mmio", gives="the address of an exit for memory of a device"),
+            _kvm("kvm_fast_mmio", gives="the same of a fast MMIO kick"),
+            _kvm("kvm_userspace_exit", gives="which exits went to QEMU, and for how long"),
+            _kvm("kvm_set_irq", gives="interrupts by line"),
+            _kvm("kvm_msi_set_irq", gives="message-signalled interrupts"),
+        ),
+    ),
+    Program(
         name="kvm",
-        title="kicks, interrupts and exits",
-        kinds=(Kind.KICK, Kind.IRQ, Kind.EXIT),
+        title="kicks and interrupts",
+        kinds=(Kind.KICK, Kind.IRQ),
         needs=("vhost",),
         offsets={
             "OFF_IOEVENTFD_DEV": ("kvm", "_ioeventfd.dev"),
@@ -309,22 +336,6 @@ PROGRAMS: tuple[Program, ...] = (
         points=(
             Point(handler="vt_kick", functions=("ioeventfd_write",), modules=_KVM),
             Point(handler="vt_irq", functions=("irqfd_wakeup",), modules=_KVM),
-            Point(
-                handler="kvm_exit",
-                functions=("kvm:kvm_exit",),
-                tracepoint=True,
-                modules=_KVM,
-                optional=True,
-                gives="exits of vCPUs",
-            ),
-            Point(
-                handler="kvm_entry",
-                functions=("kvm:kvm_entry",),
-                tracepoint=True,
-                modules=_KVM,
-                optional=True,
-                gives="time outside the guest",
-            ),
         ),
     ),
     Program(

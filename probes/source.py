@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parsers.batch import EventBatch
+from probes import exit_sums
 from probes.merge import Merger
 from probes.sampling import Sampler, Sampling
 from vtrace import __version__
@@ -210,12 +211,13 @@ class LiveSource:
                 "held": self._merger.held,
                 "dropped_batches": self.dropped_batches,
                 "dropped_records": self.dropped_records,
+                **exit_sums.unkept(self._loaded.table("unkept")),
             },
             "queues": self._read_queues(),
             "threads": self._read_threads(),
             "comms": self._read_comms(),
             "places": self._read_places(),
-            "exits": self._read_exits(),
+            **self._read_exits(),
         }
         changed = {
             name: section
@@ -336,22 +338,23 @@ class LiveSource:
             for key, address in rows.items()
         }
 
-    @staticmethod
-    def _place(thread: dict[str, Any]) -> dict[str, Any]:
+    def _place(self, tid: int, tgid: int) -> dict[str, Any]:
+        thread = self._thread(tid, tgid, "vcpu")
         return {name: thread[name] for name in ("vm", "vcpu") if name in thread}
 
-    def _read_exits(self) -> list[dict[str, Any]]:
-        table = self._loaded.table("exits")
-        rows = [
-            self._place(self._thread(key.tid, key.tgid, "vcpu"))
-            | {
-                "pid": key.tgid,
-                "tid": key.tid,
-                "isa": "svm" if key.svm else "vmx",
-                "reason": key.reason,
-                "count": value.count,
-                "total_ns": value.ns,
-            }
-            for key, value in (table.items() if table else ())
-        ]
-        return sorted(rows, key=lambda row: (row["tid"], row["reason"]))
+    def _read_exits(self) -> dict[str, Any]:
+        tables = [self._loaded.table(name) for name in ("exits", "exits_rest")]
+        seen = self._probes.get("kvm:kvm_userspace_exit", {}).get("state") == "attached"
+        exits = exit_sums.exit_rows(tables, self._place, user=seen)
+        # A VM that is interrupted runs, so its exits have told of it.
+        vms = {row["pid"]: row.get("vm", "") for row in exits}
+
+        def vm_of(tgid: int) -> tuple[int, str]:
+            # A worker of the kernel is a process of its own, named after its VM's.
+            pid = tgid if tgid in vms else exit_sums.owner_of(self._comm(tgid))
+            return (pid, vms[pid]) if pid is not None and pid in vms else (0, "")
+
+        interrupts = exit_sums.interrupt_rows(
+            self._loaded.table("interrupts"), vm_of, self._loaded.options.vms
+        )
+        return {"exits": exits, "interrupts": interrupts}

@@ -110,8 +110,12 @@ struct exit_state {
 	u32 reason;
 	u32 svm;
 	u32 queue;	/* the exit was a kick of this queue */
-	u32 pad;
+	u16 io;		/* enum exit_io; 0: no port and no address was touched, that one knows of */
+	u16 write;
+	u64 user;	/* when it went to user space; 0: it did not */
 };
+
+enum exit_io { EXIT_PIO = 1, EXIT_MMIO = 2 };
 
 enum eventfd_kind { EVENTFD_KICK = 1, EVENTFD_CALL = 2, EVENTFD_OTHER = 3,
 		    EVENTFD_QEMU_KICK = 4, EVENTFD_QEMU_CALL = 5 };
@@ -126,13 +130,28 @@ struct exit_key {
 	u32 tid;
 	u32 tgid;
 	u32 reason;
-	u32 svm;
+	u16 svm;
+	u8 io;		/* enum exit_io */
+	u8 write;
+	u64 address;	/* port, or page of guest-physical memory */
 };
 
 struct exit_total {
 	u64 count;
 	u64 ns;
+	u64 user_count;
+	u64 user_ns;	/* from leaving for user space to the entry */
 };
+
+struct interrupt_key {
+	u32 tgid;	/* of the thread that told KVM */
+	u32 msi;
+	u32 gsi;
+	u32 data;
+	u64 address;
+};
+
+enum unkept { UNKEPT_EXITS, UNKEPT_INTERRUPTS, UNKEPT_COUNT };
 
 /* A packet in a tap's ring. Where QEMU reads the tap itself nobody sees it leave, and its skb is
  * used again for others: those are on another device. */

@@ -372,6 +372,7 @@ def test_no_kprobes(tracefs):
     assert {name: state.ready for name, state in found.items()} == {
         "vhost": False,
         "qemu_virtio": True,
+        "exits": True,
         "kvm": False,
         "tun": False,
         "drops": True,
@@ -388,7 +389,7 @@ def test_no_uprobes(tracefs):
 
 def test_no_tracefs():
     found = states(fake_kernel(tracefs=None))
-    # Exits of vCPUs are optional, frames that enter the host are not.
+    # Exits of vCPUs have a program of their own, frames that enter the host have not.
     ready = {name for name, state in found.items() if state.ready}
     assert ready == {"vhost", "qemu_virtio", "kvm"}
     assert "mount -t tracefs" in found["drops"].reason

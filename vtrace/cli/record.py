@@ -150,7 +150,7 @@ def _attach(args: argparse.Namespace) -> Any:
     from probes.attach import Request
     from vtrace.recorder.live import attach
 
-    programs = ("vhost", "kvm", "tun", "drops") if args.no_sched else ()
+    programs = ("vhost", "exits", "kvm", "tun", "drops") if args.no_sched else ()
     request = Request(
         vm=args.vm,
         capture_filter=args.filter,
