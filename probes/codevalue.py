@@ -9,7 +9,9 @@ __all__ = ["Value", "arg", "load", "number", "signed"]
 MOST_TERMS = 6
 
 Term: TypeAlias = tuple[Any, ...]
-"""An unknown: ("arg", n), ("load", address, size), ("ret", place), ("new", place, what)."""
+"""An unknown: ("arg", n), ("load", address, size), ("ret", place),
+("xor", value, value),
+("pair", low value, high value), ("new", place, what)."""
 
 
 class Value(NamedTuple):

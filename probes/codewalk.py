@@ -29,10 +29,13 @@ __all__ = ["Access", "Call", "Walk", "walk"]
 MOST_INSTRUCTIONS = 10_000
 MOST_VISITS = 4
 ARGUMENTS = ("rdi", "rsi", "rdx", "rcx", "r8", "r9")
-CALLER_SAVED = (*ARGUMENTS, "rax", "r10", "r11")
-MOVES = frozenset(["mov", "movabs", "movzx", "movsx", "movsxd"])
+MOVES = frozenset(["mov", "movabs", "movzx", "movsx", "movsxd", "movd", "movq"])
+PAIRS = frozenset(["punpckldq", "punpcklqdq"])
+WIDE_MOVES = frozenset(["movups", "movaps", "movdqu", "movdqa"])
 TESTS = frozenset(["test", "cmp", "bt"])
-MODIFIES = frozenset(["add", "sub", "xor", "or", "and", "inc", "dec", "shl", "shr", "sal", "sar"])
+MODIFIES = frozenset(
+    ["add", "sub", "xor", "pxor", "xorps", "or", "and", "inc", "dec", "shl", "shr", "sal", "sar"]
+)
 CONDITIONS = re.compile(r"j(n?(ae?|be?|c|e|ge?|le?|o|p|s|z)|p[eo]|[er]?cxz)$")
 
 
@@ -40,11 +43,12 @@ class Access(NamedTuple):
     """An access to memory."""
 
     what: str
-    """load, store, test (cmp, bt) or the name of the instruction that changes it (sub, xor)."""
+    """load, store; test, cmp, bt of what is there; sub, xor: a store again, of what was there
+    changed by a value."""
     address: Value
     size: int
     other: Value | None
-    """The value stored, or what it is tested against or changed by; None: not known."""
+    """The value that is stored, tested against, or changes it; None for a load."""
     place: int
 
 
@@ -82,6 +86,17 @@ class State:
 
 
 STACK = Value(((("stack",), 1),))
+
+
+def change(value: Value, before: Value) -> tuple[str, Value] | None:
+    # How a value that is stored differs from what was loaded from there.
+    (term, _), *_ = before.terms
+    if value.terms and value.terms[0][0][0] == "xor":
+        _, first, second = value.terms[0][0]
+        return ("xor", second) if first == before else None
+    if dict(value.terms).get(term) == 1 and (less := before.plus(value, -1)) is not None:
+        return "sub", less
+    return None
 
 
 @cache
@@ -133,6 +148,7 @@ class Walker:
             "nop": lambda _: None,
             "endbr64": lambda _: None,
             "call": self.call,
+            "imul": self.multiply,
         }
 
     def run(self) -> Walk:
@@ -166,11 +182,11 @@ class Walker:
             self.jump(i, self.state.copy())
         elif name in self.actions:
             self.actions[name](i)
-        elif name in MOVES:
-            self.put(i, i.operands[0], self.get(i, i.operands[1]), "store")
+        elif name in MOVES or name in WIDE_MOVES:
+            self.put(i, i.operands[0], self.get(i, i.operands[1]))
         elif name in TESTS:
             self.test(i)
-        elif name in MODIFIES:
+        elif name in MODIFIES or name in PAIRS:
             self.modify(name, i)
         else:
             self.unknown(i)
@@ -214,27 +230,33 @@ class Walker:
         self.walk.accesses.append(Access("load", address, operand.size, None, i.address))
         return load(address, operand.size)
 
-    def put(self, i: Any, operand: Any, value: Value, what: str) -> None:
+    def put(self, i: Any, operand: Any, value: Value) -> None:
         import capstone
 
         if operand.type == capstone.x86.X86_OP_REG:
             self.state.registers[full_name(i.reg_name(operand.reg))] = value
         elif operand.type == capstone.x86.X86_OP_MEM:
-            self.store(i, self.address(i, operand), operand.size, value, what)
+            self.store(i, self.address(i, operand), operand.size, value)
 
-    def store(self, i: Any, address: Value, size: int, value: Value | None, what: str) -> None:
+    def store(self, i: Any, address: Value, size: int, value: Value) -> None:
         offset = address.offset_from(STACK)
-        if offset is None:
-            self.walk.accesses.append(Access(what, address, size, value, i.address))
-        elif value is None or what != "store":
-            self.state.stack.pop(offset, None)
-        else:
+        if offset is not None:
             self.state.stack[offset] = value
+            return
+        if value.terms and value.terms[0][0][0] == "pair":
+            # Two values that a vector register brought together.
+            _, low, high = value.terms[0][0]
+            self.store(i, address, size // 2, low)
+            self.store(i, Value(address.terms, address.constant + size // 2), size // 2, high)
+            return
+        self.walk.accesses.append(Access("store", address, size, value, i.address))
+        if changed := change(value, load(address, size)):
+            self.walk.accesses.append(Access(changed[0], address, size, changed[1], i.address))
 
     # Instructions
 
     def lea(self, i: Any) -> None:
-        self.put(i, i.operands[0], self.address(i, i.operands[1]), "store")
+        self.put(i, i.operands[0], self.address(i, i.operands[1]))
 
     def test(self, i: Any) -> None:
         import capstone
@@ -254,24 +276,36 @@ class Walker:
             self.walk.accesses.append(Access(i.mnemonic, found[0], found[1], value, i.address))
 
     def modify(self, name: str, i: Any) -> None:
-        import capstone
-
         target = i.operands[0]
         other = self.get(i, i.operands[1]) if len(i.operands) > 1 else number(1)
-        if target.type == capstone.x86.X86_OP_MEM:
-            self.store(i, self.address(i, target), target.size, other, name)
-            return
         before = self.get(i, target)
         after: Value | None = None
-        if name in {"add", "sub"}:
-            after = before.plus(other, 1 if name == "add" else -1)
-        elif name in {"shl", "sal"} and not other.terms and 0 <= other.constant < 32:
-            after = Value().plus(before, 1 << other.constant)
-        elif name in {"xor", "sub"} and before == other:
+        if name in {"add", "inc"}:
+            after = before.plus(other)
+        elif name in {"xor", "sub", "pxor", "xorps"} and before == other:
             after = number(0)
+        elif name in {"sub", "dec"}:
+            after = before.plus(other, -1)
+        elif name in {"shl", "sal"} and not other.terms and 0 <= other.constant < 32:
+            after = number(0).plus(before, 1 << other.constant)
         elif name == "or" and before == number(0):
             after = other
-        self.put(i, target, after or self.fresh(i, "result"), "store")
+        elif name in PAIRS:
+            after = Value(((("pair", before, other), 1),))
+        elif name == "xor":
+            after = Value(((("xor", before, other), 1),))
+        self.put(i, target, after or self.fresh(i, "result"))
+
+    def multiply(self, i: Any) -> None:
+        factors = [self.get(i, operand) for operand in i.operands[-2:]]
+        known = [f.constant for f in factors if not f.terms]
+        product = None
+        if known and len(i.operands) > 1:
+            product = number(0).plus(factors[1 if factors[0] == number(known[0]) else 0], known[0])
+        if product is None:
+            self.unknown(i)
+        else:
+            self.put(i, i.operands[0], product)
 
     def push(self, i: Any) -> None:
         value = self.get(i, i.operands[0])
@@ -283,7 +317,7 @@ class Walker:
     def pop(self, i: Any) -> None:
         offset = self.register("rsp", i).offset_from(STACK)
         value = self.state.stack.get(offset) if offset is not None else None
-        self.put(i, i.operands[0], value or self.fresh(i, "popped"), "store")
+        self.put(i, i.operands[0], value or self.fresh(i, "popped"))
         self.move_stack(8)
 
     def move_stack(self, count: int) -> None:
@@ -293,9 +327,9 @@ class Walker:
     def call(self, i: Any) -> None:
         result = Value(((("ret", i.address), 1),))
         self.note_call(i, result)
-        for name in CALLER_SAVED:
-            self.state.registers[name] = self.fresh(i, name)
+        # What a compiler reads behind a call, it knows the callee to keep (-fipa-ra).
         self.state.registers["rax"] = result
+        self.state.registers["rdx"] = self.fresh(i, "rdx")
 
     def note_call(self, i: Any, result: Value) -> None:
         args = tuple(self.register(name, i) for name in ARGUMENTS)
@@ -325,7 +359,7 @@ class Walker:
                         Access("load", address, operand.size, None, i.address)
                     )
                 if operand.access & capstone.CS_AC_WRITE:
-                    self.store(i, address, operand.size, None, "store")
+                    self.store(i, address, operand.size, self.fresh(i, "stored"))
         try:
             written = i.regs_access()[1]
         except capstone.CsError:

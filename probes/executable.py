@@ -182,7 +182,7 @@ class Executable:
         # 32 bits relative to the section (Linux Standard Base, "Exception Frames").
         section = self._elf.get_section_by_name(".eh_frame_hdr")
         data = self._section(".eh_frame_hdr", MOST_SYMBOLS * 16)
-        if data[:1] != b"\1" or data[2:4] != b"\x03\x3b":
+        if section is None or data[:1] != b"\1" or data[2:4] != b"\x03\x3b":
             return []
         (count,) = struct.unpack_from("<I", data, 8)
         count = min(count, (len(data) - 12) // 8)

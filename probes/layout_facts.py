@@ -121,8 +121,7 @@ class Facts(Reading):
             "vq_vdev": self.one("vq_vdev", where, vdev),
         }
         back = self.walked("virtqueue_rewind")
-        less = [a for a in back.accesses if a.size == 4 and a.what in {"store", "sub"}]
-        self.same("vq_inuse", "virtqueue_rewind", inuse, (a.address.offset_from(VQ) for a in less))
+        self.same("vq_inuse", "virtqueue_rewind", inuse, own(back, "sub", 4))
         loads = (a.address.offset_from(VQ) for a in self.walked("virtqueue_pop").of("load", 8))
         self.same("vq_vdev", "virtqueue_pop", facts["vq_vdev"], loads)
         return facts
@@ -205,7 +204,9 @@ class Facts(Reading):
         args = next(self.calls(found, "call_rcu1"), None)
         loaded = args[0].loaded if args else None
         caches = loaded[0].offset_from(VQ) if loaded else None
-        cleared = {a.address.offset_from(VQ) for a in found.of("store", 8) if a.other == number(0)}
+        written = [(a.address.offset_from(VQ), a.size) for a in found.accesses if a.what == "store"]
+        # Two pointers side by side may be cleared at once.
+        cleared = {o + n for o, size in written if o is not None for n in range(0, size, 8)}
         if args is None or caches is None or caches not in cleared or args[1].terms:
             raise self.refusal("vq_caches", where, "no caches that it gives to call_rcu")
         start, code = self.exe.function(args[1].constant)
@@ -229,29 +230,24 @@ class Facts(Reading):
 
     def element(self) -> dict[str, int]:
         """Return where a chain's head, counts and buffers are."""
-        facts = {}
         where = "virtqueue_map"
+        shown: dict[str, set[int]] = {}
         for args in (c.args for c in self.walked(where).calls):
-            if args[0] != VDEV or args[4] not in {number(0), number(1)}:
-                continue
-            side = "in" if args[4] == number(1) else "out"
-            for name, value, size in (
-                ("sg", args[1], 8),
-                ("addr", args[2], 8),
-                ("num", args[3], 4),
-            ):
-                loaded = value.loaded
-                right = loaded is not None and loaded[1] == size
-                offset = loaded[0].offset_from(ELEM) if loaded and right else None
-                facts[f"elem_{side}_{name}"] = self.one(f"elem_{side}_{name}", where, [offset])
-        if len(facts) != 6:
-            raise self.refusal("elem_in_*, elem_out_*", where, f"{len(facts) // 3} calls of two")
+            # (vdev, sg, addr, num, is_write)
+            fields = [field_of(v, n) for v, n in zip(args[1:4], (8, 8, 4), strict=True)]
+            if args[0] == VDEV and args[4] in {number(0), number(1)} and None not in fields:
+                side = "in" if args[4] == number(1) else "out"
+                for name, offset in zip(("sg", "addr", "num"), fields, strict=True):
+                    shown.setdefault(f"elem_{side}_{name}", set()).add(offset or 0)
+        if len(shown) != 6:
+            raise self.refusal("elem_in_*, elem_out_*", where, f"{len(shown) // 3} calls of two")
+        facts = {name: self.one(name, where, offsets) for name, offsets in shown.items()}
         # used_elems[n] is an element, too: a copy goes from an offset to the same one.
         where = "virtqueue_fill"
         copied, lengths = set(), set()
         for access in self.walked(where).of("store", 4):
-            if access.address.offset_from(VQ) is not None or access.other is None:
-                continue
+            if access.other is None or not from_field_of(access.address, VQ):
+                continue  # it goes into the ring
             loaded = access.other.loaded
             if loaded and loaded[1] == 4 and loaded[0].offset_from(ELEM) is not None:
                 if loaded[0].constant != access.address.constant:
@@ -342,6 +338,18 @@ def own(found: Walk, what: str, size: int) -> Iterator[int | None]:
     """Yield the offsets of accesses to the first argument's own fields."""
     for access in found.of(what, size):
         yield access.address.offset_from(VQ)
+
+
+def from_field_of(address: Value, base: Value) -> bool:
+    """Tell whether an address is in what a field of a structure points to."""
+    loads = [t[1] for t, factor in address.terms if t[0] == "load" and factor == 1]
+    return any(loaded.offset_from(base) is not None for loaded in loads)
+
+
+def field_of(value: Value, size: int) -> int | None:
+    """Return the offset of a field of an element, if a value was loaded from one."""
+    loaded = value.loaded
+    return loaded[0].offset_from(ELEM) if loaded and loaded[1] == size else None
 
 
 def is_result(address: Value) -> bool:
