@@ -27,7 +27,8 @@ from vtrace.errors import ExitCode, PrivilegeError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from parsers.batch import EventBatch
-    from probes.loader import Options
+    from probes.loader import Loaded, Options
+    from probes.qemu import Qemus
     from probes.sampling import Sampler
 
 __all__ = ["Attached", "Request", "spawn"]
@@ -223,6 +224,7 @@ def _serve(
     from probes.source import LiveSource
 
     loaded.attach()
+    qemus = _qemus(loaded, options)
     source = LiveSource(
         loaded,
         kernel,
@@ -231,6 +233,7 @@ def _serve(
         static={"capture": asdict(request), "vms": host.vms_json},
         samplers=(*host.samplers(), ring_sampler(loaded)),
         sample_every_s=request.sample_every_s,
+        qemus=qemus,
     )
     source.begin()
     say(ready=True)
@@ -241,7 +244,19 @@ def _serve(
             feeder.put(batch)
     finally:
         feeder.finish()
+        if qemus:
+            qemus.detach()
         loaded.close()
+
+
+def _qemus(loaded: Loaded, options: Options) -> Qemus | None:
+    if loaded.table("qemu_layouts") is None:
+        return None
+    from probes.qemu import Qemus
+
+    qemus = Qemus(loaded, options.vms)
+    qemus.start()
+    return qemus
 
 
 def _options(request: Request, host: Names, make: type[Options]) -> Options:

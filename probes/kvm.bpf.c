@@ -3,6 +3,7 @@
  * kvm: kicks that an ioeventfd took, interrupts that an irqfd sent.
  */
 
+#ifdef WITH_VHOST
 #define MAX_WAITERS 4
 
 /* Find the virtqueue that waits for an eventfd nobody has seen yet: through its wait queue. */
@@ -39,12 +40,36 @@ static __always_inline void vt_bootstrap_eventfd(u64 ctx)
 	}
 	eventfds.insert(&ctx, &other);
 }
+#endif
+
+#ifdef WITH_QEMU_VIRTIO
+/* A kick of a queue of QEMU's, or of an eventfd that QEMU may yet say is one: the vCPU is in it. */
+static __always_inline void vt_kvm_qemu_kick(struct eventfd_state *known, u64 eventfd, u64 address,
+					     u64 now)
+{
+	struct qemu_layout *lay = vt_qemu_layout();
+
+	if (!lay)
+		return;
+	if (known && known->kind == EVENTFD_QEMU_KICK) {
+		struct qemu_queue *q = vt_qemu_known(known->vq);
+		if (q)
+			vt_qemu_kick(lay, q, known->vq, now, address);
+		return;
+	}
+	struct qemu_key key = vt_qemu_key(eventfd);
+	struct qemu_kick kick = {
+		.time = now, .address = address, .tid = (u32)bpf_get_current_pid_tgid(),
+	};
+	qemu_kicks.update(&key, &kick);
+}
+#endif
 
 int vt_kick(struct pt_regs *ctx)
 {
 	u64 now = bpf_ktime_get_ns();
 	u64 device = PT_REGS_PARM2(ctx) - OFF_IOEVENTFD_DEV, address = PT_REGS_PARM3(ctx);
-	u64 value = PT_REGS_PARM5(ctx), base = 0, eventfd = 0, match = 0, written = 0, vq;
+	u64 value = PT_REGS_PARM5(ctx), base = 0, eventfd = 0, match = 0, written = 0;
 	int length = PT_REGS_PARM4(ctx), wanted = 0;
 	u8 wildcard = 0;
 
@@ -70,13 +95,18 @@ int vt_kick(struct pt_regs *ctx)
 	}
 	KREAD(eventfd, device, OFF_IOEVENTFD_EVENTFD);
 	struct eventfd_state *known = eventfds.lookup(&eventfd);
+#ifdef WITH_VHOST
 	if (!known) {
 		vt_bootstrap_eventfd(eventfd);
 		known = eventfds.lookup(&eventfd);
 	}
-	if (!known || known->kind != EVENTFD_KICK)
+#endif
+#ifdef WITH_QEMU_VIRTIO
+	if (!known || known->kind == EVENTFD_OTHER || known->kind == EVENTFD_QEMU_KICK)
+		vt_kvm_qemu_kick(known, eventfd, address, now);
+#endif
+	if (!known || (known->kind != EVENTFD_KICK && known->kind != EVENTFD_QEMU_KICK))
 		return 0;
-	vq = known->vq;
 #ifdef WITH_EXITS
 	u32 tid = (u32)bpf_get_current_pid_tgid();
 	struct exit_state *e = exit_states.lookup(&tid);
@@ -85,6 +115,10 @@ int vt_kick(struct pt_regs *ctx)
 		e->address = address;
 	}
 #endif
+#ifdef WITH_VHOST
+	if (known->kind != EVENTFD_KICK)
+		return 0;
+	u64 vq = known->vq;
 	struct queue_state *q = queues.lookup(&vq);
 	struct vtrace_record *r = vt_begin(VTRACE_KIND_KICK, now, known->id);
 	if (!r)
@@ -95,6 +129,7 @@ int vt_kick(struct pt_regs *ctx)
 		vt_driver(q, r);
 	}
 	vt_submit(r);
+#endif
 	return 0;
 }
 
@@ -108,7 +143,7 @@ int vt_irq(struct pt_regs *ctx)
 		return 0;
 	KREAD(eventfd, irqfd, OFF_IRQFD_EVENTFD);
 	struct eventfd_state *known = eventfds.lookup(&eventfd);
-	if (!known || known->kind != EVENTFD_CALL)
+	if (!known || (known->kind != EVENTFD_CALL && known->kind != EVENTFD_QEMU_CALL))
 		return 0;
 	struct vtrace_record *r = vt_begin(VTRACE_KIND_IRQ, now, known->id);
 	if (!r)
@@ -117,6 +152,8 @@ int vt_irq(struct pt_regs *ctx)
 	KREAD(data, irqfd, OFF_IRQFD_ENTRY + OFF_ENTRY_MSI + 8);
 	KREAD(r->ret, irqfd, OFF_IRQFD_GSI);
 	r->address = (u64)data << 32 | low;
+	if (known->kind == EVENTFD_QEMU_CALL)
+		r->flags = VTRACE_F_QEMU;
 	vt_submit(r);
 	return 0;
 }

@@ -9,14 +9,14 @@ from __future__ import annotations
 import ctypes
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from parsers import wire
-from probes import preflight
+from probes import preflight, uprobe
 from probes.ring import Ring
 from vtrace.errors import UnsupportedError, VtraceError
 
@@ -46,6 +46,8 @@ CALLS = (
 """Entry and return counters, in the order of their index."""
 
 _PAGE = os.sysconf("SC_PAGESIZE")
+_KPROBE_TYPE = 2
+"""BPF_PROG_TYPE_KPROBE: a uprobe's program is one, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,18 +74,14 @@ class Options:
 class Loaded:
     """Programs in the kernel, attached; maps to read."""
 
-    def __init__(
-        self, bpf: Any, options: Options, states: list[preflight.ProgramState]
-    ) -> None:
+    def __init__(self, bpf: Any, options: Options, states: list[preflight.ProgramState]) -> None:
         self._bpf = bpf
         self.options = options
         self.states = states
         """What could run, as it turned out when it was attached."""
         self.failures: dict[str, str] = {}
         """Point -> why attaching failed though preflight had found it."""
-        self.events = Ring.of_map(
-            bpf["events"].map_fd, options.event_bytes, wire.RECORD
-        )
+        self.events = Ring.of_map(bpf["events"].map_fd, options.event_bytes, wire.RECORD)
         self.packets = Ring.of_map(
             bpf["packets"].map_fd,
             options.packet_bytes,
@@ -118,6 +116,36 @@ class Loaded:
             return
         self._attached.append(lambda: detach(event=symbol))
 
+    def attach_uprobes(
+        self, path: Path, offsets: Mapping[str, int]
+    ) -> tuple[list[int], dict[str, str]]:
+        """Attach every point that is a uprobe to a binary.
+
+        Args:
+            path: The file; ``/proc/PID/exe`` will do.
+            offsets: Function -> offset in the file.
+
+        Returns:
+            File descriptors, which detach when they are closed; and of points, why they were not
+            attached.
+        """
+        descriptors: list[int] = []
+        failed: dict[str, str] = {}
+        for state in self.states:
+            for point in (p.point for p in state.points if state.ready and p.point.uprobe):
+                offset = offsets.get(point.functions[0])
+                if offset is None:
+                    failed[point.name] = f"no function {point.functions[0]}"
+                    continue
+                program = self._bpf.load_func(point.handler.encode(), _KPROBE_TYPE)
+                try:
+                    fd = uprobe.attach(program.fd, path, offset, is_return=point.is_return)
+                except UnsupportedError as error:
+                    failed[point.name] = str(error)
+                    continue
+                descriptors.append(fd)
+        return descriptors, failed
+
     def detach(self) -> None:
         """Detach everything; maps and rings stay readable until :meth:`close`."""
         for undo in reversed(self._attached):
@@ -148,9 +176,7 @@ class Loaded:
     def calls(self) -> dict[str, int]:
         """Return the entry and return counters, summed over CPUs."""
         table = self._bpf["calls"]
-        return {
-            name: sum(table[ctypes.c_int(index)]) for index, name in enumerate(CALLS)
-        }
+        return {name: sum(table[ctypes.c_int(index)]) for index, name in enumerate(CALLS)}
 
 
 def load(
@@ -218,6 +244,7 @@ def _flags(
         }
     if "exits" in names:
         macros["WITH_EXITS"] = 1
+    macros |= {f"WITH_{name.upper()}": 1 for name in names}
     macros["CPU_COUNT"] = os.cpu_count() or 1
     macros["SNAP_BYTES"] = options.snap_bytes
     macros["EVENT_PAGES"] = options.event_bytes // _PAGE
@@ -253,9 +280,7 @@ def _compile(text: str, flags: list[str]) -> Any:
 
     headers = preflight.kernel_headers()
     if headers is None:
-        raise UnsupportedError(
-            "no kernel headers here (Debian: apt install linux-headers-amd64)"
-        )
+        raise UnsupportedError("no kernel headers here (Debian: apt install linux-headers-amd64)")
     with tempfile.TemporaryDirectory(prefix="vtrace-") as folder:
         own = Path("/lib/modules", os.uname().release, "build")
         if headers[0] != own:

@@ -185,6 +185,7 @@ PROGRAMS: tuple[Program, ...] = (
             "handle_rx_net",
             "handle_tx_net",
             "tun_socket_ops",
+            "vhost_poll_wakeup",
         ),
         points=(
             Point(
@@ -208,9 +209,7 @@ PROGRAMS: tuple[Program, ...] = (
                 is_return=True,
                 modules=_VHOST,
             ),
-            Point(
-                handler="vt_hand_back", functions=("vhost_discard_vq_desc",), modules=_VHOST
-            ),
+            Point(handler="vt_hand_back", functions=("vhost_discard_vq_desc",), modules=_VHOST),
             Point(
                 handler="vt_used",
                 functions=("vhost_add_used_and_signal_n",),
@@ -224,18 +223,14 @@ PROGRAMS: tuple[Program, ...] = (
                 optional=True,
                 gives="the decision to interrupt (interrupts themselves are still seen)",
             ),
-            Point(
-                handler="vt_enable_entry", functions=("vhost_enable_notify",), modules=_VHOST
-            ),
+            Point(handler="vt_enable_entry", functions=("vhost_enable_notify",), modules=_VHOST),
             Point(
                 handler="vt_enable_return",
                 functions=("vhost_enable_notify",),
                 is_return=True,
                 modules=_VHOST,
             ),
-            Point(
-                handler="vt_start_entry", functions=("vhost_vq_init_access",), modules=_VHOST
-            ),
+            Point(handler="vt_start_entry", functions=("vhost_vq_init_access",), modules=_VHOST),
             Point(
                 handler="vt_start",
                 functions=("vhost_vq_init_access",),
@@ -282,9 +277,7 @@ PROGRAMS: tuple[Program, ...] = (
             _qemu("vt_qemu_notify_entry", "virtio_notify"),
             _qemu("vt_qemu_notify_return", "virtio_notify", is_return=True),
             _qemu("vt_qemu_notify_entry", "virtio_notify_irqfd", optional=True),
-            _qemu(
-                "vt_qemu_notify_return", "virtio_notify_irqfd", is_return=True, optional=True
-            ),
+            _qemu("vt_qemu_notify_return", "virtio_notify_irqfd", is_return=True, optional=True),
             _qemu("vt_qemu_msix", "msix_notify"),
             _qemu("vt_qemu_intx", "pci_set_irq"),
             _qemu("vt_qemu_defer", "defer_call", optional=True),
@@ -314,8 +307,12 @@ PROGRAMS: tuple[Program, ...] = (
         name="kvm",
         title="kicks and interrupts",
         kinds=(Kind.KICK, Kind.IRQ),
-        needs=("vhost",),
         offsets={
+            "OFF_TASK_FILES": ("vmlinux", "task_struct.files"),
+            "OFF_FILES_FDT": ("vmlinux", "files_struct.fdt"),
+            "OFF_FDT_FD": ("vmlinux", "fdtable.fd"),
+            "OFF_FDT_MAX": ("vmlinux", "fdtable.max_fds"),
+            "OFF_FILE_PRIVATE": ("vmlinux", "file.private_data"),
             "OFF_IOEVENTFD_DEV": ("kvm", "_ioeventfd.dev"),
             "OFF_IOEVENTFD_ADDR": ("kvm", "_ioeventfd.addr"),
             "OFF_IOEVENTFD_LENGTH": ("kvm", "_ioeventfd.length"),
@@ -332,7 +329,6 @@ PROGRAMS: tuple[Program, ...] = (
             "OFF_IRQFD_GSI": ("kvm", "kvm_kernel_irqfd.gsi"),
             "OFF_ENTRY_MSI": ("kvm", "kvm_kernel_irq_routing_entry.msi"),
         },
-        symbols=("vhost_poll_wakeup",),
         points=(
             Point(handler="vt_kick", functions=("ioeventfd_write",), modules=_KVM),
             Point(handler="vt_irq", functions=("irqfd_wakeup",), modules=_KVM),
@@ -378,9 +374,7 @@ PROGRAMS: tuple[Program, ...] = (
         title="packets that the kernel dropped",
         kinds=(Kind.DROP,),
         offsets=_SKB_OFFSETS,
-        points=(
-            Point(handler="kfree_skb", functions=("skb:kfree_skb",), tracepoint=True),
-        ),
+        points=(Point(handler="kfree_skb", functions=("skb:kfree_skb",), tracepoint=True),),
     ),
     Program(
         name="sched",

@@ -4,7 +4,7 @@
  */
 
 /* The eventfd behind a descriptor of the current process. */
-#ifdef WITH_QEMU_EVENTFDS
+#ifdef WITH_KVM
 static __always_inline u64 vt_eventfd_of(u32 fd)
 {
 	u64 task = bpf_get_current_task(), files = 0, table = 0, array = 0, file = 0, eventfd = 0;
@@ -18,7 +18,7 @@ static __always_inline u64 vt_eventfd_of(u32 fd)
 	KREAD(array, table, OFF_FDT_FD);
 	KREAD(file, array, 8 * (u64)fd);
 	if (file)
-		KREAD(eventfd, file, OFF_FILE_PRIVATE_DATA);
+		KREAD(eventfd, file, OFF_FILE_PRIVATE);
 	return eventfd;
 }
 
@@ -53,15 +53,22 @@ static __always_inline void vt_qemu_eventfds(struct qemu_layout *lay, struct qem
 #endif
 
 static __always_inline void vt_qemu_kick(struct qemu_layout *lay, struct qemu_queue *q, u64 vq,
-					 u64 time)
+					 u64 time, u64 address)
 {
+	if (!q->id)
+		return;
+	if (!q->started)
+		vt_qemu_start(lay, q, vq, time);
 	struct vtrace_record *r = vt_begin(VTRACE_KIND_KICK, time, q->id);
 	if (!r)
 		return;
+	r->address = address;
 	vt_qemu_indices(lay, q, vq, r);
 	vt_qemu_driver(lay, q, vq, r, 0);
 	vt_submit(r);
 }
+
+#define KICK_WAITS_NS 1000000000ULL
 
 static __always_inline void vt_qemu_run(struct qemu_queue *q, u64 now)
 {
@@ -76,6 +83,7 @@ static __always_inline void vt_qemu_run(struct qemu_queue *q, u64 now)
 int vt_qemu_read(struct pt_regs *ctx)
 {
 	u64 now = bpf_ktime_get_ns(), start = now;
+	u32 tid = (u32)bpf_get_current_pid_tgid();
 	struct qemu_layout *lay = vt_qemu_layout();
 
 	if (!lay)
@@ -83,7 +91,7 @@ int vt_qemu_read(struct pt_regs *ctx)
 	u64 notifier = PT_REGS_PARM1(ctx), vq = notifier - lay->vq_host_notifier, eventfd = 0;
 	struct qemu_key key = vt_qemu_key(notifier);
 	struct qemu_kick *kick = qemu_kicks.lookup(&key);
-#ifdef WITH_QEMU_EVENTFDS
+#ifdef WITH_KVM
 	if (!kick) {
 		u32 fd = 0;
 		UREAD(fd, notifier, 0);
@@ -91,12 +99,15 @@ int vt_qemu_read(struct pt_regs *ctx)
 		kick = qemu_kicks.lookup(&key);
 	}
 #endif
+	/* One that is older was taken by a poll, or is of another who had this eventfd. */
+	if (kick && now - kick->time > KICK_WAITS_NS)
+		kick = 0;
 	if (kick)
 		start = kick->time - 1;
 	struct qemu_queue *q = vt_qemu_queue(lay, vq, start);
 	if (!q || !q->id)
 		return 0;
-#ifdef WITH_QEMU_EVENTFDS
+#ifdef WITH_KVM
 	vt_qemu_eventfds(lay, q, vq);
 #endif
 	if (kick) {
@@ -107,7 +118,11 @@ int vt_qemu_read(struct pt_regs *ctx)
 			r->flags = VTRACE_F_QEMU;
 			vt_submit(r);
 		}
-		qemu_kicks.delete(&key);
+	}
+	qemu_kicks.delete(&key);
+	if (!threads.lookup(&tid)) {
+		struct thread_role role = { .tgid = key.tgid, .role = 3 };
+		threads.update(&tid, &role);
 	}
 	vt_qemu_run(q, now);
 	return 0;
@@ -133,9 +148,26 @@ int vt_qemu_queue_notify(struct pt_regs *ctx)
 	struct qemu_queue *q = vt_qemu_queue(lay, vq, now);
 	if (!q || !q->id)
 		return 0;
-	vt_qemu_kick(lay, q, vq, now);
+	vt_qemu_kick(lay, q, vq, now, 0);
 	vt_qemu_run(q, now);
 	return 0;
+}
+
+static __always_inline void vt_qemu_irq(int vector)
+{
+	u32 tid = (u32)bpf_get_current_pid_tgid();
+	struct qemu_task *t = qemu_tasks.lookup(&tid);
+
+	if (!t || !t->notify)
+		return;
+	t->raised = 1;
+	struct qemu_queue *q = vt_qemu_known(t->notify);
+	struct vtrace_record *r = q ? vt_begin(VTRACE_KIND_IRQ, bpf_ktime_get_ns(), q->id) : 0;
+	if (!r)
+		return;
+	r->ret = vector;
+	r->flags = VTRACE_F_QEMU;
+	vt_submit(r);
 }
 
 /* event_notifier_set(EventNotifier *): a kick where no KVM takes it, or an interrupt by irqfd. */
@@ -149,13 +181,16 @@ int vt_qemu_notifier_set(struct pt_regs *ctx)
 		return 0;
 	struct qemu_task *t = qemu_tasks.lookup(&tid);
 	if (t && t->notify && notifier == t->notify + lay->vq_guest_notifier) {
-		t->raised = 1;
+#ifdef WITH_KVM
+		t->raised = 1;	/* the irqfd itself is seen */
+#else
+		vt_qemu_irq(-1);
+#endif
 		return 0;
 	}
 	struct qemu_queue *q = vt_qemu_known(notifier - lay->vq_host_notifier);
 	if (q) {
-		if (q->id && q->started)
-			vt_qemu_kick(lay, q, notifier - lay->vq_host_notifier, now);
+		vt_qemu_kick(lay, q, notifier - lay->vq_host_notifier, now, 0);
 		return 0;
 	}
 	struct qemu_key key = vt_qemu_key(notifier);
@@ -602,23 +637,6 @@ int vt_qemu_notify_return(struct pt_regs *ctx)
 	return 0;
 }
 
-static __always_inline void vt_qemu_irq(int vector)
-{
-	u32 tid = (u32)bpf_get_current_pid_tgid();
-	struct qemu_task *t = qemu_tasks.lookup(&tid);
-
-	if (!t || !t->notify)
-		return;
-	t->raised = 1;
-	struct qemu_queue *q = vt_qemu_known(t->notify);
-	struct vtrace_record *r = q ? vt_begin(VTRACE_KIND_IRQ, bpf_ktime_get_ns(), q->id) : 0;
-	if (!r)
-		return;
-	r->ret = vector;
-	r->flags = VTRACE_F_QEMU;
-	vt_submit(r);
-}
-
 /* msix_notify(PCIDevice *, unsigned vector) */
 int vt_qemu_msix(struct pt_regs *ctx)
 {
@@ -646,27 +664,15 @@ int vt_qemu_defer(struct pt_regs *ctx)
 	return 0;
 }
 
-/* virtio_set_status(VirtIODevice *, uint8_t): with DRIVER_OK its queues are ready. */
+/* virtio_set_status(VirtIODevice *, uint8_t): what is used of it from now on has a START. */
 int vt_qemu_set_status(struct pt_regs *ctx)
 {
-	u64 now = bpf_ktime_get_ns(), vdev = PT_REGS_PARM1(ctx), vq = 0;
-	struct qemu_layout *lay = vt_qemu_layout();
+	u64 now = bpf_ktime_get_ns();
 
-	if (!lay || !(PT_REGS_PARM2(ctx) & VIRTIO_DRIVER_OK))
+	if (!vt_qemu_layout() || !(PT_REGS_PARM2(ctx) & VIRTIO_DRIVER_OK))
 		return 0;
-	struct qemu_key key = vt_qemu_key(vdev);
+	struct qemu_key key = vt_qemu_key(PT_REGS_PARM1(ctx));
 	qemu_devices.update(&key, &now);
-	UREAD(vq, vdev, lay->vdev_vq);
-#pragma clang loop unroll(disable)
-	for (u32 i = 0; i < QEMU_WALK; i++) {
-		u32 num = 0;
-		if (!vq || UREAD(num, vq, lay->vq_num) || !num)
-			break;
-		struct qemu_queue *q = vt_qemu_known(vq);
-		if (q && q->id && !q->started)
-			vt_qemu_start(lay, q, vq, now);
-		vq += lay->vq_size;
-	}
 	return 0;
 }
 

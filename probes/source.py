@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,21 +14,20 @@ import numpy as np
 from parsers.batch import EventBatch
 from probes import exit_sums
 from probes.merge import Merger
+from probes.queue_rows import queue_row
 from probes.sampling import Sampler, Sampling
 from vtrace import __version__
-from vtrace.model import Direction, Kind, Role
+from vtrace.model import Kind
 
 if TYPE_CHECKING:
     from probes.loader import Loaded
     from probes.preflight import Kernel
+    from probes.qemu import Qemus
 
 __all__ = ["LiveSource", "probe_states"]
 
-# struct queue_info of include/vtrace_bpf.h.
-_INFO = struct.Struct("<QQQIIIHBBBB16sBBH2xQQ")
 _MAX_IDS = 32768
-_ROLES = {1: Role.VIRTQUEUE, 2: Role.TAP, 3: Role.INTERFACE}
-_THREADS = {1: "vhost", 2: "vcpu"}
+_THREADS = {1: "vhost", 2: "vcpu", 3: "qemu"}
 _KINDS = [kind.name for kind in Kind]
 _PAIRS = (
     ("pop", "POP_ENTRY", "POP_RETURN"),
@@ -43,6 +41,8 @@ _PAIRS = (
     ("qemu_notify", "QEMU_NOTIFY_ENTRY", "QEMU_NOTIFY_RETURN"),
 )
 
+_NOT_LOOKED_FOR = ("unavailable", "no QEMU was looked for")
+
 Namer = Callable[[dict[str, Any]], dict[str, Any]]
 """Puts names to a queue or a thread: gets the kernel's side, returns keys to add (vm, ...)."""
 
@@ -51,7 +51,11 @@ def _nameless(_: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def probe_states(loaded: Loaded) -> dict[str, dict[str, str]]:
+def _no_device(_pid: int, _address: int) -> tuple[str, str]:
+    return "", ""
+
+
+def probe_states(loaded: Loaded, qemus: Qemus | None = None) -> dict[str, dict[str, str]]:
     """Return the state of every probe point: attached, failed or unavailable, and why."""
     rows = {}
     for program in loaded.states:
@@ -61,6 +65,8 @@ def probe_states(loaded: Loaded) -> dict[str, dict[str, str]]:
                 state, reason = "unavailable", point.reason or program.reason
             elif failure:
                 state, reason = "failed", failure
+            elif point.point.uprobe:
+                state, reason = qemus.state_of(point.point.name) if qemus else _NOT_LOOKED_FOR
             else:
                 state, reason = "attached", point.symbol or ""
             rows[point.point.name] = {
@@ -87,6 +93,7 @@ class LiveSource:
         name_thread: Namer = _nameless,
         static: dict[str, Any] | None = None,
         samplers: Sequence[Sampler] = (),
+        qemus: Qemus | None = None,
         sample_every_s: float = 1.0,
         poll_s: float = 0.02,
         batch_rows: int = 65_536,
@@ -104,7 +111,9 @@ class LiveSource:
         self._raw_queues: dict[int, bytes] = {}
         self._names: dict[str, str] = {}
         self._seen: dict[str, Any] = {}
-        self._probes = probe_states(loaded)
+        self._qemus = qemus
+        self._qemus_seen = qemus.seen if qemus else 0
+        self._probes = probe_states(loaded, qemus)
         self._sampling = Sampling(samplers, sample_every_s)
         self._start = {
             "host": {
@@ -152,6 +161,8 @@ class LiveSource:
         for _ in self._sampling.last():
             time.sleep(self._poll_s)
             self._take()
+        if self._qemus:
+            self._qemus.detach()
         self._loaded.detach()
         # A probe that was running when it was detached has ended by now.
         for _ in range(50):
@@ -226,6 +237,9 @@ class LiveSource:
         }
         self._seen |= changed
         changed |= self._sampling.take()
+        if self._qemus and self._qemus.seen != self._qemus_seen:
+            self._qemus_seen = self._qemus.seen
+            self._probes = changed["probes"] = probe_states(self._loaded, self._qemus)
         if changed or not self._seen.get("clock"):
             anchor = {"monotonic_ns": time.monotonic_ns(), "realtime_ns": time.time_ns()}
             changed["clock"] = [anchor]
@@ -248,54 +262,10 @@ class LiveSource:
             if self._raw_queues.get(number) == raw or not any(raw):
                 continue
             self._raw_queues[number] = raw
-            entry = self._queue(number, raw)
+            entry = queue_row(number, raw, self._qemus.device_name if self._qemus else _no_device)
             self._queues[str(number)] = entry | self._name_queue(entry)
             changed = True
         return dict(self._queues) if changed else self._seen.get("queues", {})
-
-    @staticmethod
-    def _queue(number: int, raw: bytes) -> dict[str, Any]:
-        (
-            features,
-            registered,
-            stopped,
-            tgid,
-            size,
-            ifindex,
-            index,
-            role,
-            receives,
-            macvtap,
-            iotlb,
-            name,
-            *_,
-        ) = _INFO.unpack(raw)
-        interface = name.split(b"\0", 1)[0].decode(errors="replace")
-        direction: str = Direction.NONE
-        if role != 3:
-            direction = Direction.RX if receives else Direction.TX
-        return {
-            "id": number,
-            "role": str(_ROLES.get(role, role)),
-            "vm": f"pid:{tgid}" if tgid else "",
-            "pid": tgid,
-            "device": interface,
-            "name": "" if role == 3 else f"{direction}{index}",
-            "direction": str(direction),
-            "backend": "vhost" if role == 1 else "",
-            "ring": "split",
-            "size": size,
-            "interface": interface,
-            "ifindex": ifindex,
-            "generation": 0,
-            "features": features,
-            "extra": {
-                "registered_ns": registered,
-                "stopped_ns": stopped,
-                "macvtap": macvtap,
-                "iotlb": iotlb,
-            },
-        }
 
     def _read_threads(self) -> dict[str, Any]:
         table = self._loaded.table("threads")

@@ -101,7 +101,7 @@ struct task_state {
 
 struct thread_role {
 	u32 tgid;
-	u32 role;	/* 1 vhost worker, 2 vCPU */
+	u32 role;	/* 1 vhost worker, 2 vCPU, 3 of QEMU, works on queues */
 };
 
 struct exit_state {

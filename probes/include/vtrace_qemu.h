@@ -10,7 +10,7 @@
  * of buffers whose addresses QEMU has checked. No pointer of a guest is followed.
  */
 
-/* Offsets in QEMU's structs, in the order of probes/qemu.py. */
+/* Offsets in QEMU's structs; probes/qemu.py fills it by these names. */
 struct qemu_layout {
 	u32 vq_num;
 	u32 vq_desc;
@@ -35,6 +35,7 @@ struct qemu_layout {
 	u32 vdev_guest_features;
 	u32 vdev_vq;
 	u32 vdev_device_id;
+	u32 cache_start;
 	u32 cache_size;		/* 0: the rings are not read */
 };
 
@@ -81,7 +82,7 @@ BPF_HASH(qemu_layouts, u32, struct qemu_layout, 1024);
 BPF_HASH(qemu_queues, struct qemu_key, struct qemu_queue, 16384);
 BPF_HASH(qemu_tasks, u32, struct qemu_task, 16384);
 BPF_TABLE("lru_hash", struct qemu_key, u16, qemu_elements, 65536);	/* -> position */
-BPF_TABLE("lru_hash", struct qemu_key, u64, qemu_devices, 4096);	/* -> DRIVER_OK seen */
+BPF_TABLE("lru_hash", struct qemu_key, u64, qemu_devices, 4096);	/* -> when it began or ended */
 BPF_TABLE("lru_hash", struct qemu_key, struct qemu_kick, qemu_kicks, 4096);
 
 #define QEMU_IOV_BLOCK 7	/* iovecs read at once: 112 bytes, below the mask of 128 */
@@ -188,9 +189,9 @@ static __always_inline void vt_qemu_driver(struct qemu_layout *lay, struct qemu_
 		return;
 	if (lay->cache_size) {
 		UREAD(caches, vq, lay->vq_caches);
-		/* Behind the rcu_head: caches of the descriptors, the available and the used ring. */
+		/* The second cache, behind that of the descriptors: its address in QEMU. */
 		if (caches)
-			UREAD(ring, caches, 16 + (u64)lay->cache_size);
+			UREAD(ring, caches, (u64)lay->cache_start + lay->cache_size);
 	}
 	if (!ring) {
 		if (popped && !UREAD(r->avail, vq, lay->vq_shadow_avail_idx))

@@ -47,12 +47,12 @@
  *
  * Of QEMU's own backends (F_QEMU) the times are those of uprobes: KICK is an ioeventfd as for vhost,
  * else virtio_queue_notify; RUN virtio_queue_host_notifier_read or virtio_queue_notify; POP, EMPTY
- * the return of virtqueue_pop; HAND_BACK virtqueue_unpop and virtqueue_rewind; USED virtqueue_fill;
- * SIGNAL the return of virtio_notify and virtio_notify_irqfd; ENABLE that of
- * virtio_queue_set_notification (ret 1 too where it asks for no kicks); START the driver's
- * DRIVER_OK, STOP virtio_reset. There USED also sets ret: the last byte of the chain that the device
- * may write, or -1 (none, not readable). `position` of REQUEST and RESPONSE is that of the chain's
- * POP, where F_POSITION is set.
+ * the return of virtqueue_pop; HAND_BACK virtqueue_unpop and virtqueue_rewind; USED virtqueue_fill
+ * (count is 1); SIGNAL the return of virtio_notify and virtio_notify_irqfd; ENABLE that of
+ * virtio_queue_set_notification (ret 1 too where it asks for no kicks); START the first use after the
+ * driver's DRIVER_OK, STOP virtio_reset. There USED also sets ret: the last byte of the chain that
+ * the device may write, or -1 (none, not readable). `position` of REQUEST and RESPONSE is that of the
+ * chain's POP, where F_POSITION is set.
  *
  * Of a packed ring (F_PACKED) position and used are a place in the ring and the wrap counter, as
  * VHOST_SET_VRING_BASE has them: place | wrap << 15. avail and event are not set, head is the buffer

@@ -27,6 +27,9 @@ CASES = {
     # What is left without tracefs, and without kprobes.
     "vhost and kvm": {"programs": ("vhost", "kvm")},
     "sched alone": {"programs": ("sched",)},
+    # A development machine, and a host of VMs that vhost does nothing for.
+    "qemu alone": {"programs": ("qemu_virtio",)},
+    "qemu and kvm": {"programs": ("qemu_virtio", "kvm"), "options": {"vms": (1,)}},
 }
 NEWNS, PRIVATE, RECURSIVE = 0x20000, 1 << 18, 1 << 14
 

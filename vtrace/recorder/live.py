@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from probes.attach import Attached, Request, spawn
 from vtrace.errors import UsageError
 from vtrace.inventory import Vm, discover, resolve, to_json
+from vtrace.recorder.qemu_names import name_of
 
 if TYPE_CHECKING:
     from probes.sampling import Sampler
@@ -69,7 +70,7 @@ class HostNames:
         self._vms = discover()
 
     def name_queue(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """Return the names of a queue that the kernel knows by process and interface."""
+        """Return the names of a queue that is known by process and interface, or by QOM path."""
         found = self._find(entry)
         if not found and self._look_again((entry["pid"], entry["interface"])):
             found = self._find(entry)
@@ -101,6 +102,8 @@ class HostNames:
         return {}
 
     def _find(self, entry: dict[str, Any]) -> dict[str, Any]:
+        if entry.get("backend") == "qemu":
+            return next((name_of(vm, entry) for vm in self._vms if vm.pid == entry["pid"]), {})
         pid, interface = entry["pid"], entry["interface"]
         for vm in self._vms:
             if pid and vm.pid != pid:
