@@ -90,6 +90,7 @@ def test_json_has_every_field(host):
         "size": 256,
         "size_source": "default",
         "tid": 110,
+        "port": "",
     }
     assert vm["threads"][-1]["kind"] == "kthread"
     assert type(to_json(vms)[0]["threads"][0]["role"]) is str

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.inventory.realqemu import QEMU, Guest, Netns, need_qemu
-from vtrace.inventory import discover, resolve
+from vtrace.inventory import board_place, discover, match_queue, resolve
 
 # Taps come from iproute2; QEMU takes them as they are.
 TAP = "script=no,downscript=no"
@@ -145,6 +145,54 @@ def test_addresses_that_qemu_chose(start, machine, defaults):
     assert [d.id for d in vm.devices if d.kind == "gpu"] == ["gpu0"] * ("virtio" in defaults)
 
 
+def test_paths_and_queues_are_qemus(start):
+    guest = start(
+        *("-S", "-accel", "tcg", "-m", "64", "-vga", "virtio", "-smp", "2"),
+        *("-name", "cpx,process=cpx,debug-threads=on"),
+        *("-nic", "user,model=virtio,hostfwd=tcp:127.0.0.1:0-:22", "-net", "nic,model=virtio"),
+        *("-net", f"tap,ifname=one,vnet_hdr=on,vhost=on,{TAP}"),
+        *("-drive", "file=disk.img,if=virtio,format=raw,file.locking=off", "-device", "usb-ehci"),
+        *("-blockdev", "driver=file,filename=disk.img,node-name=b0,locking=off,read-only=on"),
+        *("-blockdev", "driver=file,filename=disk.img,node-name=b1,locking=off,read-only=on"),
+        *("-device", "virtio-blk-pci,drive=b0,num-queues=3,queue-size=64"),
+        *("-device", '{"driver":"virtio-blk-pci","drive":"b1","id":"long","queue-size":32}'),
+        *("-device", "virtio-serial", "-chardev", "null,id=c"),
+        *("-device", "virtserialport,chardev=c,name=vtrace.agent"),
+        *("-device", '{"driver":"virtio-scsi-pci","id":"s0","num_queues":4}'),
+        *("-device", '{"driver":"virtio-rng-pci"}', "-device", "virtio-balloon-pci"),
+        *("-netdev", f"tap,id=n,ifname=many,queues=2,{TAP}"),
+        *("-device", "virtio-net-pci,netdev=n,mq=on,id=lan,rx_queue_size=512"),
+    )
+    vm = found(guest)
+    assert (vm.name, len(vm.devices)) == ("cpx", 11)
+    kinds = {"virtio-serial": "serial", "virtio-gpu": "gpu"}
+    said = guest.ask("x-query-virtio")
+    kind_of = {d["path"]: kinds.get(d["name"], d["name"].removeprefix("virtio-")) for d in said}
+    met = []
+    for path, sizes in guest.rings().items():
+        kind = kind_of[path]
+        seen = [other for other, its in kind_of.items() if its == kind]
+        nth = board_place(vm, path, kind, seen)
+        matches = [match_queue(vm, path, kind, n, nth) for n in range(len(sizes))]
+        (name,) = {match.device for match in matches}
+        device = next(device for device in vm.devices if device.id == name)
+        assert device.kind == kind
+        assert device.qom in {"", path.removesuffix("/virtio-backend")}
+        met.append(name)
+        queues = {queue.name: queue for queue in device.queues}
+        offered = [queues[match.queue].size for match in matches if match.queue in queues]
+        assert len(set(matches)) == len(matches), path
+        # Queues of ports that nothing is plugged into are no device's of the inventory.
+        assert len(offered) == len(sizes) or kind == "serial"
+        assert offered == sizes[: len(offered)], path
+    assert sorted(met) == sorted(device.id for device in vm.devices)
+    assert {match_queue(vm, vm_path(vm, "lan"), "net", 2).queue} == {"ctrl"}
+
+
+def vm_path(vm, name):
+    return next(device.qom for device in vm.devices if device.id == name)
+
+
 def test_legacy_net(start):
     guest = start(
         *("-S", "-nodefaults", "-accel", "tcg", "-m", "64"),
@@ -265,7 +313,7 @@ def one_net(interface):
 
 PRINT_NET = """
 import sys
-from vtrace.inventory import discover, resolve
+from vtrace.inventory import board_place, discover, match_queue, resolve
 vm = resolve(discover(), sys.argv[1])
 net = vm.devices[0].net
 print(net.interface, net.vnet_hdr, net.txqueuelen, net.netns, net.seen)
@@ -276,7 +324,7 @@ os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
 try:
-    from vtrace.inventory import discover, resolve, to_json
+    from vtrace.inventory import board_place, discover, match_queue, resolve, to_json
 except ImportError as error:
     sys.exit(f"skip: {error}")
 print(json.dumps(to_json([resolve(discover(), sys.argv[1])])[0]))

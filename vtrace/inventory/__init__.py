@@ -34,6 +34,7 @@ from vtrace.inventory.nouns import (
     Vm,
 )
 from vtrace.inventory.processes import Guest, Stat, inode_of, stat_of, survey
+from vtrace.inventory.qom import QueueMatch, board_place, match_queue
 from vtrace.inventory.threads import threads_of
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "Device",
     "NetBackend",
     "Proof",
+    "QueueMatch",
     "Seen",
     "SizeSource",
     "Thread",
@@ -50,7 +52,9 @@ __all__ = [
     "Virtqueue",
     "Vm",
     "blind_spots",
+    "board_place",
     "discover",
+    "match_queue",
     "resolve",
     "to_json",
 ]

@@ -18,7 +18,7 @@ from vtrace.inventory.nouns import AddressSource
 if TYPE_CHECKING:
     from vtrace.inventory.cmdline import CommandLine, Option
 
-__all__ = ["asked_place", "derive"]
+__all__ = ["asked_place", "derive", "in_order"]
 
 ROOT_BUSES = frozenset({"", "pci", "pci.0", "pcie.0"})
 OTHER_PCI = frozenset(
@@ -166,8 +166,13 @@ def has_display(line: CommandLine) -> bool:
 def in_order(
     line: CommandLine, nics: Sequence[Option], drives: Sequence[Option]
 ) -> Iterable[Option]:
+    """Yield the options that make devices, in the order in which QEMU makes them."""
     yield from nics
-    devices = list(line.all("device", "virtfs"))
+    devices = [
+        option
+        for option in line.all("device", "virtfs", "balloon")
+        if option.name != "balloon" or option.get("type") == "virtio"
+    ]
     yield from (o for o in devices if not o.text.lstrip().startswith("{"))
     yield from drives
     yield from (o for o in devices if o.text.lstrip().startswith("{"))

@@ -66,6 +66,7 @@ FLAGS = frozenset(
 ANY_ARGUMENT = frozenset({"append", "name", "fw_cfg"})
 IMPLIED = {
     "accel": "accel",
+    "balloon": "type",
     "blockdev": "driver",
     "chardev": "backend",
     "device": "driver",

@@ -19,10 +19,14 @@ from vtrace.inventory.nouns import (
     ThreadRole,
     Virtqueue,
 )
+from vtrace.inventory.ports import ports_of
+from vtrace.inventory.qom import paths_of
 from vtrace.model import Ring
 
 __all__ = ["Context", "devices_by_files", "devices_of"]
 
+# Options that stand for a -device.
+SHORT_FORMS = {"balloon": "virtio-balloon-pci", "virtfs": "virtio-9p-pci"}
 UNTRACED = {
     "macvtap": "macvtap: there are probes for tun alone",
     "vhost-user": "vhost-user: another process serves its rings",
@@ -82,10 +86,13 @@ def devices_of(context: Context) -> list[Device]:
         [f.option for f in found if f.option.name in {"nic", "net"}],
         [f.option for f in found if f.option.name == "drive"],
     )
+    paths = paths_of(line)
     names = Names(found)
-    devices = [
-        device_of(context, one, names.of(one), owners, places.get(id(one.option))) for one in found
-    ]
+    devices = []
+    for one in found:
+        key = id(one.option)
+        name = names.of(one)
+        devices.append(device_of(context, one, name, owners, places.get(key), paths.get(key, "")))
     used = {id(f.net) for f in found}
     unused = (given.get(id(end), end) for _, end, _ in netdevs)
     devices += [
@@ -182,15 +189,20 @@ def default_nic(machine: str) -> str:
 def asked_devices(
     context: Context, netdevs: Mapping[str, tuple[NetBackend, int]]
 ) -> Iterator[Found]:
-    for option in context.line.all("device", "virtfs"):
-        model = option.get("driver") if option.name == "device" else "virtio-9p-pci"
-        driver = driver_of(model)
+    for option in context.line.all(*SHORT_FORMS, "device"):
+        driver = driver_of(model_of(option))
         if driver is None:
             continue
         net, pairs = netdevs.get(option.get("netdev"), (None, 1))
         if not boolean(option.get("mq", "off")):
             pairs = 1
         yield Found(option=option, driver=driver, net=net, pairs=pairs)
+
+
+def model_of(option: Option) -> str:
+    if option.name == "balloon" and option.get("type") != "virtio":
+        return ""
+    return SHORT_FORMS.get(option.name) or option.get("driver")
 
 
 def drives(line: CommandLine) -> Iterator[Found]:
@@ -229,6 +241,7 @@ def device_of(
     name: tuple[str, bool],
     owners: dict[tuple[str, int], int],
     derived: str | None,
+    qom: str,
 ) -> Device:
     option, driver = one.option, one.driver
     address, source = asked_place(option, driver.bus)
@@ -261,6 +274,7 @@ def device_of(
         bus=driver.bus,
         address=address,
         address_source=source,
+        qom=qom,
         queues=queues,
         net=one.net,
         iothread=iothread_of(option),
@@ -347,28 +361,10 @@ def queues_for(
                 size=queue.size,
                 size_source=queue.source,
                 tid=tid,
+                port=queue.port,
             )
         )
     return tuple(queues)
-
-
-def ports_of(line: CommandLine, option: Option) -> int:
-    # Port 0 is for a console; other ports count from 1.
-    buses = {o.get("id") for o in line.all("device") if "serial" in o.get("driver")}
-    ports = 1
-    for other in line.all("device"):
-        model = other.get("driver")
-        if model not in {"virtconsole", "virtserialport"}:
-            continue
-        bus = other.get("bus").rpartition(".")[0]
-        if bus in buses and bus != option.get("id"):
-            continue
-        number = other.get("nr")
-        if number.isdigit():
-            ports = max(ports, int(number) + 1)
-        elif model == "virtserialport" or ports > 1:
-            ports += 1
-    return ports
 
 
 def drive_of(option: Option) -> str:

@@ -7,13 +7,22 @@ by the machine type, which keeps them.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vtrace.inventory.cmdline import Option, boolean
 from vtrace.inventory.nouns import SizeSource
 from vtrace.model import Direction
 
-__all__ = ["Driver", "Planned", "driver_of", "machine_version", "queues_of"]
+__all__ = [
+    "NET_PAIRS",
+    "Driver",
+    "Planned",
+    "driver_of",
+    "machine_version",
+    "name_by_index",
+    "queues_of",
+]
 
 SUFFIX = re.compile(r"(-non)?(-transitional)?(-pci|-ccw|-device)?(-non)?(-transitional)?$")
 NICS = frozenset(
@@ -78,6 +87,9 @@ KINDS = {
 # Machine types of distributions that are as old as the versioned ones below 5.2.
 OLD_NAMES = ("trusty", "xenial", "bionic", "cosmic", "disco", "eoan", "focal", "groovy")
 NEWEST = (99, 0)
+# Features of the specification: VIRTIO_NET_F_MQ, _RSS; VIRTIO_BALLOON_F_FREE_PAGE_HINT.
+NET_PAIRS = 1 << 22 | 1 << 60
+BALLOON_HINT = 1 << 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +113,8 @@ class Planned:
     direction: str = Direction.NONE
     control: bool = False
     """Served by QEMU whatever the backend is."""
+    port: str = ""
+    """serial: name of the port."""
 
 
 def driver_of(model: str) -> Driver | None:
@@ -153,7 +167,7 @@ def queues_of(
     wide_tx: bool,
     cpus: int | None,
     version: tuple[int, int] | None,
-    ports: int,
+    ports: Sequence[str],
 ) -> list[Planned]:
     """Return the virtqueues of a device in the order of their index; empty: not known.
 
@@ -164,7 +178,7 @@ def queues_of(
         wide_tx: Its backend allows a transmit queue of more than 256.
         cpus: vCPUs at start, which block devices take for their number of queues.
         version: Version of the machine type.
-        ports: Ports of a serial device on the command line.
+        ports: Names of a serial device's ports by their number; empty where there is none.
     """
     name = driver.name
     if name == "virtio-net":
@@ -218,18 +232,16 @@ def net_queues(option: Option, pairs: int, wide_tx: bool) -> list[Planned]:
     return queues
 
 
-def serial_queues(ports: int) -> list[Planned]:
+def serial_queues(ports: Sequence[str]) -> list[Planned]:
     # Port 0 comes before the control queues, all others after.
     data, control = (128, SizeSource.DEFAULT), (32, SizeSource.DEFAULT)
-    queues = [
-        planned("rx0", data, Direction.RX),
-        planned("tx0", data, Direction.TX),
-        planned("ctrl_rx", control, Direction.RX),
-        planned("ctrl_tx", control, Direction.TX),
-    ]
-    for port in range(1, ports):
-        queues.append(planned(f"rx{port}", data, Direction.RX))
-        queues.append(planned(f"tx{port}", data, Direction.TX))
+    queues = []
+    for number, port in enumerate(ports or [""]):
+        for name, direction in (("rx", Direction.RX), ("tx", Direction.TX)):
+            queues.append(planned(f"{name}{number}", data, direction, port=port))
+        if number == 0:
+            queues.append(planned("ctrl_rx", control, Direction.RX))
+            queues.append(planned("ctrl_tx", control, Direction.TX))
     return queues
 
 
@@ -292,5 +304,42 @@ def planned(
     direction: str = Direction.NONE,
     *,
     control: bool = False,
+    port: str = "",
 ) -> Planned:
-    return Planned(name=name, size=size[0], source=size[1], direction=direction, control=control)
+    return Planned(
+        name=name,
+        size=size[0],
+        source=size[1],
+        direction=direction,
+        control=control,
+        port=port,
+    )
+
+
+def name_by_index(kind: str, index: int, features: int) -> str:
+    """Return the name of a queue of a device whose configuration is not known.
+
+    Args:
+        kind: What the device is.
+        index: Index of the queue in the device.
+        features: Features that the driver took.
+    """
+    if kind == "net":
+        if not features & NET_PAIRS and index == 2:
+            return "ctrl"
+        if index < 2 or index % 2:
+            return f"{'tx' if index % 2 else 'rx'}{index // 2}"
+        return f"queue{index}"  # of the last pair, or control
+    if kind == "serial":
+        if index in {2, 3}:
+            return "ctrl_tx" if index == 3 else "ctrl_rx"
+        return f"{'tx' if index % 2 else 'rx'}{index // 2 - (index > 3)}"
+    if kind == "blk":
+        return f"req{index}"
+    if kind == "scsi":
+        return ("ctrl", "event")[index] if index < 2 else f"req{index - 2}"
+    if kind == "balloon" and index < 5:
+        hint = "free_page" if features & BALLOON_HINT else "reporting"
+        return ("inflate", "deflate", "stats", hint, "reporting")[index]
+    fixed = FIXED.get(f"virtio-{kind}", ())
+    return fixed[index][0] if index < len(fixed) else f"queue{index}"

@@ -138,6 +138,8 @@ class Virtqueue:
     size_source: str = SizeSource.UNKNOWN
     tid: int | None = None
     """Thread that serves it. None: not known."""
+    port: str = ""
+    """serial: name of the port, as it was asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +197,8 @@ class Device:
     """``0000:00:05.0`` on the root bus, ``pci.2:00.0`` below a bridge (the guest numbers that
     bus). None: not known."""
     address_source: str = AddressSource.UNKNOWN
+    qom: str = ""
+    """Where QEMU has it: ``/machine/peripheral/net0``. Empty: not known, as of the board's own."""
     queues: tuple[Virtqueue, ...] = ()
     net: NetBackend | None = None
     iothread: str = ""

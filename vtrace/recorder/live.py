@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from probes.attach import Attached, Request, spawn
 from vtrace.errors import UsageError
 from vtrace.inventory import Vm, discover, resolve, to_json
-from vtrace.recorder.qemu_names import name_of
+from vtrace.recorder.qemu_names import QemuNames
 
 if TYPE_CHECKING:
     from probes.sampling import Sampler
@@ -25,6 +25,7 @@ class HostNames:
     def __init__(self, vm: str | None) -> None:
         self._vms = discover()
         self._looked_for: set[tuple[int, str]] = set()
+        self._qemu_names = QemuNames()
         self._only: Vm | None = resolve(self._vms, vm) if vm else None
         self._chosen_of: list[Vm] | None = None
         self._chosen: list[Vm] = []
@@ -103,7 +104,8 @@ class HostNames:
 
     def _find(self, entry: dict[str, Any]) -> dict[str, Any]:
         if entry.get("backend") == "qemu":
-            return next((name_of(vm, entry) for vm in self._vms if vm.pid == entry["pid"]), {})
+            vms = (vm for vm in self._vms if vm.pid == entry["pid"])
+            return next((self._qemu_names.of(vm, entry) for vm in vms), {})
         pid, interface = entry["pid"], entry["interface"]
         for vm in self._vms:
             if pid and vm.pid != pid:

@@ -4,40 +4,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vtrace.inventory import board_place, match_queue
+
 if TYPE_CHECKING:
-    from vtrace.inventory import Device, Vm
+    from vtrace.inventory import Vm
 
-__all__ = ["name_of"]
-
-_GIVEN = "/machine/peripheral/"
+__all__ = ["QemuNames"]
 
 
-def name_of(vm: Vm, entry: dict[str, Any]) -> dict[str, Any]:
-    """Return keys to add to the entry of a queue of QEMU's own: vm, device, name, direction.
+class QemuNames:
+    """Puts names to queues; keeps in mind which devices there were."""
 
-    A device that has an id stands under it in QOM. One without is found where it is the only one
-    of its kind; else it is called by its kind and its place in QOM.
-    """
-    qom, kind, index = entry["qom"], entry["device_type"], entry["index"]
-    found = _device(vm, qom, kind)
-    if found is None:
-        return {"vm": vm.name, "device": _by_path(qom, kind)}
-    names: dict[str, Any] = {"vm": vm.name, "device": found.id}
-    for queue in found.queues:
-        if queue.index == index:
-            names |= {"name": queue.name, "direction": str(queue.direction)}
-    return names
+    def __init__(self) -> None:
+        self._seen: dict[tuple[int, str], set[str]] = {}
 
-
-def _device(vm: Vm, qom: str, kind: str) -> Device | None:
-    of_kind = [device for device in vm.devices if device.kind == kind]
-    if qom.startswith(_GIVEN):
-        name = qom.removeprefix(_GIVEN).partition("/")[0]
-        return next((device for device in of_kind if device.named and device.id == name), None)
-    nameless = [device for device in of_kind if not device.named]
-    return nameless[0] if len(nameless) == 1 else None
-
-
-def _by_path(qom: str, kind: str) -> str:
-    parts = [part for part in qom.split("/") if part and part != "virtio-backend"]
-    return f"{kind} {parts[-1]}" if parts else kind
+    def of(self, vm: Vm, entry: dict[str, Any]) -> dict[str, Any]:
+        """Return keys to add to the entry of a queue: vm, device, name, direction, extra."""
+        qom, kind, index = entry["qom"], entry["device_type"], entry["index"]
+        seen = self._seen.setdefault((vm.pid, kind), set())
+        seen.add(qom)
+        nth = board_place(vm, qom, kind, seen)
+        found = match_queue(vm, qom, kind, index, nth, entry.get("features", 0))
+        names: dict[str, Any] = {
+            "vm": vm.name,
+            "device": found.device,
+            "name": found.queue,
+            "direction": str(found.direction),
+        }
+        if found.port:
+            names["extra"] = {**entry.get("extra", {}), "port": found.port}
+        return names
