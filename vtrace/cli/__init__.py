@@ -31,6 +31,7 @@ VERBS: Final[dict[str, str]] = {
     "lifecycles": "print descriptor chains, one a line",
     "packets": "print packets with their chain and their end, one a line",
     "exits": "print VM exits, one a line",
+    "requests": "print requests to QEMU's devices and their answers, one a line",
     "drops": "print dropped packets: reason, place, flow",
     "diagnose": "say where packets were lost, why, and what to do",
     "filter": "write the matching part of a recording to a smaller file",

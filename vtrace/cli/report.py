@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from vtrace.cli import options
 from vtrace.cli.output import Style, print_json, print_table
+from vtrace.cli.request_sums import print_sums, sums_json
 from vtrace.errors import UsageError
 from vtrace.model import STAGES
 from vtrace.tables.human import count_text, duration_text, size_text
@@ -80,6 +81,7 @@ def choose(args: argparse.Namespace, summary: Summary) -> None:
     if args.vm or args.device or args.queue:
         devices = {row["device"] for row in summary.queues} | set(args.device or ())
         summary.drops = [row for row in summary.drops if row["device"] in devices]
+        summary.asked.keep({(row["vm"], row["device"]) for row in summary.queues})
 
 
 def as_json(session: Session, summary: Summary) -> dict[str, Any]:
@@ -95,6 +97,7 @@ def as_json(session: Session, summary: Summary) -> dict[str, Any]:
         "queues": summary.queues,
         "exits": summary.exits,
         "drops": summary.drops,
+        **(sums_json(summary.asked) if summary.asked else {}),
     }
 
 
@@ -118,6 +121,9 @@ def print_text(session: Session, summary: Summary, args: argparse.Namespace) -> 
             for row in summary.exits
         ]
         print_table(["vm", "vcpu", "reason", "count", "outside", "each"], rows, style, left=3)
+    if summary.asked:
+        print()
+        print_sums(summary.asked, style)
     print("\n" + style.bold("drops"))
     if summary.drops:
         drops = [

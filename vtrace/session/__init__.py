@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from vtrace.session.clock import Clock, Moment, Window, parse_duration, parse_moment
 from vtrace.session.join import PacketJoin, Packets
+from vtrace.session.request_sums import RequestSums
+from vtrace.session.requests import RequestJoin, Requests, requests_of
 from vtrace.session.session import Chunk, Loss, Session
 from vtrace.session.summary import Summary
 
@@ -19,9 +21,13 @@ __all__ = [
     "Moment",
     "PacketJoin",
     "Packets",
+    "RequestJoin",
+    "RequestSums",
+    "Requests",
     "Session",
     "Summary",
     "Window",
     "parse_duration",
     "parse_moment",
+    "requests_of",
 ]

@@ -14,6 +14,7 @@ from vtrace.lifecycle import LifecycleTable, Tracker
 from vtrace.model import Kind
 from vtrace.session.clock import Clock, Window
 from vtrace.session.join import PacketJoin, Packets
+from vtrace.session.requests import WhereAsked
 from vtrace.session.sane import not_probed, sane
 from vtrace.session.summary import Summary
 from vtrace.tables import (
@@ -203,10 +204,10 @@ class Session:
     def summary(self) -> Summary:
         """Read to the end and return the sums."""
         summary = Summary(self.names)
-        for batch in self._batches(WITHOUT_BYTES, 0):
-            self.tracker.feed(batch)
+        for batch in self._batches(WhereAsked(self.source), 0):
             summary.feed(batch)
-        self.tracker.finish()
+            summary.chains(self.tracker.feed(batch))
+        summary.chains(self.tracker.finish())
         summary.finish(self.tracker.stats())
         return summary
 

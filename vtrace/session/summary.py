@@ -10,11 +10,15 @@ import numpy as np
 
 from vtrace.exit_reasons import exit_reason
 from vtrace.model import STAGES, Flag, Kind
+from vtrace.session.request_sums import RequestSums
+from vtrace.session.requests import RequestJoin
+from vtrace.tables import lifecycles_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from parsers.batch import EventBatch
+    from vtrace.lifecycle import LifecycleTable
     from vtrace.tables import Names
 
 __all__ = ["Summary"]
@@ -36,9 +40,13 @@ class Summary:
         self._drops: Counter[tuple[int, int | None, int | None]] = Counter()
         self._exits: dict[tuple[int, int, bool], list[int]] = {}
         self._refused = np.zeros(0, np.dtype([("packet", "u4"), ("queue", "u2")]))
+        self.asked = RequestSums()
+        """What was asked of the devices that QEMU serves."""
+        self._join = RequestJoin(names)
 
     def feed(self, batch: EventBatch) -> None:
         """Take in a batch."""
+        self._join.feed(batch)
         kinds = batch["kind"]
         drops = kinds == Kind.DROP
         refused = kinds == Kind.REFUSE
@@ -49,6 +57,10 @@ class Summary:
         exits = kinds == Kind.EXIT
         if exits.any():
             self._feed_exits(batch, exits)
+
+    def chains(self, chains: LifecycleTable) -> None:
+        """Take in chains that have ended, behind the batch that they ended at."""
+        self.asked.add(self._join.take(lifecycles_table(chains.columns, self.names)))
 
     def _feed_drops(self, batch: EventBatch, where: NDArray[np.bool_]) -> None:
         keys = np.zeros(int(where.sum()), [("queue", "i8"), ("ret", "i8"), ("place", "u8")])
@@ -92,6 +104,7 @@ class Summary:
 
     def finish(self, stats: Mapping[int, Any]) -> None:
         """Put the sums into rows; ``stats`` are those of the tracker."""
+        self.asked.finish()
         self._alone(self._refused)
         self._refused = self._refused[:0]
         self.queues = [self._queue_row(number, stats[number]) for number in sorted(stats)]

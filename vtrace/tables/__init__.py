@@ -7,6 +7,8 @@ pool, and a value that was not seen is missing, never 0.
 
 from __future__ import annotations
 
+from typing import Final
+
 from vtrace.tables.build import (
     PACKET,
     Names,
@@ -15,18 +17,20 @@ from vtrace.tables.build import (
     lifecycles_table,
     packets_table,
 )
+from vtrace.tables.requests import requests_table
+from vtrace.tables.requests_schema import REQUESTS
 from vtrace.tables.schema import (
     DROPS,
     EXITS,
     LIFECYCLES,
     PACKETS,
     QUEUES,
-    SCHEMAS,
     Column,
     Schema,
     Type,
     Verdict,
 )
+from vtrace.tables.schema import SCHEMAS as _SCHEMAS
 from vtrace.tables.table import Table, Values
 
 __all__ = [
@@ -36,6 +40,7 @@ __all__ = [
     "PACKET",
     "PACKETS",
     "QUEUES",
+    "REQUESTS",
     "SCHEMAS",
     "Column",
     "Names",
@@ -48,4 +53,8 @@ __all__ = [
     "exits_table",
     "lifecycles_table",
     "packets_table",
+    "requests_table",
 ]
+
+SCHEMAS: Final = {**_SCHEMAS, REQUESTS.name: REQUESTS}
+"""Every table by its name."""
