@@ -7,12 +7,15 @@ import json
 from typing import Any
 
 from vtrace.errors import ExitCode
+from vtrace.text import clean
 
 SUMMARY = "say what can run here, and what to install"
 DESCRIPTION = """\
 Look at this machine without changing it: privilege, bcc, kernel headers, BTF,
 kprobes, tracefs; then every probe point: whether it can be attached, to which
 symbol, or why not. `record` asks the same questions, so the answers agree.
+Of each QEMU that is installed or runs: whether its queues can be traced, and
+which virtio models it offers (it is run as nobody, with -device help).
 
 With --attach every probe is attached for a moment, and the table says what
 really happened."""
@@ -85,7 +88,34 @@ def _report(*, attach: bool) -> dict[str, Any]:
             }
             for state in states
         ],
+        "qemu": _qemus(),
     }
+
+
+def _qemus() -> list[dict[str, Any]]:
+    # Those that are installed and those that run.
+    from probes.qemu_layout import layout_of
+    from vtrace.errors import UnsupportedError
+    from vtrace.inventory import discover
+    from vtrace.inventory.models import installed, models_of
+
+    rows = []
+    for exe in installed(vm.exe for vm in discover()):
+        row: dict[str, Any] = {"exe": str(exe), "version": "", "ready": False, "reason": ""}
+        row |= {"models": {}, "models_reason": ""}
+        try:
+            row["version"] = layout_of(exe).version
+            row["ready"] = True
+        except UnsupportedError as error:
+            row["reason"] = str(error)
+        try:
+            offered = models_of(exe)
+            row["version"] = offered.version or row["version"]
+            row["models"] = {kind: list(names) for kind, names in offered.models.items()}
+        except UnsupportedError as error:
+            row["models_reason"] = str(error)
+        rows.append(row)
+    return rows
 
 
 def _point(state: Any, point: Any, attached: dict[str, str] | None) -> dict[str, Any]:
@@ -120,3 +150,10 @@ def _print(report: dict[str, Any]) -> None:
             named = symbol if symbol != point["name"].removesuffix(":return") else ""
             detail = point["reason"] or (f"as {named}" if named else "")
             print(f"  {mark} {point['name']:<36} {detail}".rstrip())
+    for qemu in report["qemu"]:
+        print(f"\n{clean(qemu['exe'])}: QEMU {clean(qemu['version']) or '?'}")
+        mark, detail = ("ok ", "") if qemu["ready"] else ("NO ", clean(qemu["reason"]))
+        print(f"  {mark} {'layout proven':<15} {detail}".rstrip())
+        offered = ", ".join(map(clean, qemu["models"]))
+        mark = "ok " if offered else "NO "
+        print(f"  {mark} {'virtio models':<15} {offered or clean(qemu['models_reason']) or 'none'}")

@@ -83,6 +83,7 @@ KINDS = {
     "vhost-vdpa-device": "vdpa",
     "vhost-user-input": "input",
     "vhost-user-snd": "sound",
+    "vhost-user-vga": "gpu",
 }
 # Machine types of distributions that are as old as the versioned ones below 5.2.
 OLD_NAMES = ("trusty", "xenial", "bionic", "cosmic", "disco", "eoan", "focal", "groovy")
