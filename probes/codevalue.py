@@ -10,7 +10,7 @@ MOST_TERMS = 6
 
 Term: TypeAlias = tuple[Any, ...]
 """An unknown: ("arg", n), ("load", address, size), ("ret", place),
-("xor", value, value),
+("xor", value, value), ("shr", value, count),
 ("pair", low value, high value), ("new", place, what)."""
 
 

@@ -292,6 +292,10 @@ class Walker:
             after = other
         elif name in PAIRS:
             after = Value(((("pair", before, other), 1),))
+        elif name == "shr" and before.loaded and not other.terms:
+            after = Value(((("shr", before, other.constant), 1),))
+        elif name == "and" and other == number(1) and before.terms:
+            self.note_bit(i, before.terms[0][0])
         elif name == "xor":
             after = Value(((("xor", before, other), 1),))
         self.put(i, target, after or self.fresh(i, "result"))
@@ -306,6 +310,13 @@ class Walker:
             self.unknown(i)
         else:
             self.put(i, i.operands[0], product)
+
+    def note_bit(self, i: Any, term: Any) -> None:
+        # load >> n & 1: a test of bit n.
+        if term[0] == "shr" and (loaded := term[1].loaded):
+            self.walk.accesses.append(
+                Access("bt", loaded[0], loaded[1], number(term[2]), i.address)
+            )
 
     def push(self, i: Any) -> None:
         value = self.get(i, i.operands[0])
