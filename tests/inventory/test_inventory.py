@@ -124,6 +124,22 @@ def print_list(monkeypatch, capsys):
     return run
 
 
+def test_ports_have_their_names(host, print_list):
+    host.process(
+        100,
+        [
+            *(QEMU, "-device", "virtio-serial", "-chardev", "null,id=c"),
+            *("-device", "virtserialport,chardev=c,name=org.qemu\x1b.agent"),
+        ],
+    )
+    _, out, _ = print_list(discover(host.proc, host.sys))
+    names = [line.split("qemu ")[0].strip() for line in out.splitlines() if " split " in line]
+    assert names[2:] == [
+        *("ctrl_rx", "ctrl_tx"),
+        *("rx1 org.qemu\\x1b.agent", "tx1 org.qemu\\x1b.agent"),
+    ]
+
+
 def test_print(host, print_list):
     code, out, err = print_list(busy(host))
     assert (code, err) == (0, "")

@@ -147,7 +147,8 @@ def queue_cells(queue: Virtqueue) -> tuple[str, str, str, str]:
     tid = "?" if queue.tid is None else str(queue.tid)
     if queue.tid is None and queue.backend in {"vhost-user", "vdpa"}:
         tid = "-"
-    return queue.name, queue.backend, ring, tid
+    name = f"{queue.name} {clean(queue.port)}" if queue.port else queue.name
+    return name, queue.backend, ring, tid
 
 
 def net_cells(net: NetBackend | None, kind: str) -> tuple[str, str, str, str]:
