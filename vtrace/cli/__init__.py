@@ -34,6 +34,7 @@ VERBS: Final[dict[str, str]] = {
     "requests": "print requests to QEMU's devices and their answers, one a line",
     "drops": "print dropped packets: reason, place, flow",
     "diagnose": "say where packets were lost, why, and what to do",
+    "diff": "compare two recordings: stages, notifications, exits, drops",
     "filter": "write the matching part of a recording to a smaller file",
     "completion": "print a completion script for a shell",
     "man": "print the manual page",

@@ -10,6 +10,8 @@ import numpy as np
 
 from vtrace.exit_reasons import exit_reason
 from vtrace.model import STAGES, Flag, Kind
+from vtrace.session.counted import Counted
+from vtrace.session.exits import ExitSums
 from vtrace.session.request_sums import RequestSums
 from vtrace.session.requests import RequestJoin
 from vtrace.tables import lifecycles_table
@@ -37,6 +39,12 @@ class Summary:
         self.queues: list[Row] = []
         self.exits: list[Row] = []
         self.drops: list[Row] = []
+        self.exits_by_device: list[Row] = []
+        """Sums of the kernel by port or address too; see ``vtrace.session.exits``."""
+        self.interrupts: list[Row] | None = None
+        """By line or message. None: not recorded."""
+        self.counted = Counted()
+        self.exit_sums = ExitSums(names)
         self._drops: Counter[tuple[int, int | None, int | None]] = Counter()
         self._exits: dict[tuple[int, int, bool], list[int]] = {}
         self._refused = np.zeros(0, np.dtype([("packet", "u4"), ("queue", "u2")]))
@@ -47,6 +55,8 @@ class Summary:
     def feed(self, batch: EventBatch) -> None:
         """Take in a batch."""
         self._join.feed(batch)
+        self.counted.feed(batch.meta)
+        self.exit_sums.feed(batch)
         kinds = batch["kind"]
         drops = kinds == Kind.DROP
         refused = kinds == Kind.REFUSE
@@ -110,6 +120,8 @@ class Summary:
         self.queues = [self._queue_row(number, stats[number]) for number in sorted(stats)]
         self.queues.sort(key=lambda row: (row["vm"], row["device"]))
         self.exits = self._exit_rows()
+        self.exits_by_device = self.exit_sums.exits()
+        self.interrupts = self.exit_sums.interrupts()
         self.drops = self._drop_rows()
 
     def _queue_row(self, number: int, stats: Any) -> Row:
