@@ -189,3 +189,25 @@ def test_a_pipe(served):
         else:
             rows = json.loads(done.stdout)["requests"]
             assert sum(row["count"] for row in rows) == len(wanted)
+
+
+def test_it_loads_no_view(served, tmp_path):
+    program = (
+        "import sys; from vtrace.cli import main; code = main(sys.argv[1:]);"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr);"
+        "sys.exit(code)"
+    )
+    for arguments, heavy in (
+        (["requests", "--help"], {"bcc", "numba", "numpy", "pandas", "pyarrow", "scapy"}),
+        (["requests", "--json", served[0]], {"bcc", "pandas", "scapy", "textual"}),
+        (["report", "--json", served[0]], {"bcc", "pandas", "scapy", "textual"}),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        assert set(done.stderr.split()) & heavy == set()

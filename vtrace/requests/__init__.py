@@ -13,8 +13,9 @@ why.
 
 from vtrace.requests.asked import ASKED, Known, PartState
 from vtrace.requests.balloon import PageSet, page_numbers, stats_of
+from vtrace.requests.chains import CHAIN, Chains
 from vtrace.requests.decode import decode_requests
-from vtrace.requests.exchanges import CHAIN, Chains, Exchanges
+from vtrace.requests.exchanges import Exchanges
 from vtrace.requests.names import BALLOON_STATS, SCSI_RESPONSES, gso_text, name_of
 from vtrace.requests.queues import Format, QueueFormat, format_of, net_header_bytes
 from vtrace.requests.scsi_names import sense_text

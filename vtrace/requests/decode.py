@@ -20,7 +20,7 @@ from vtrace.requests.view import View
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vtrace.requests.exchanges import Chains
+    from vtrace.requests.chains import Chains
 
 __all__ = ["decode_requests"]
 

@@ -12,35 +12,16 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from vtrace.model import Flag, Kind
+from vtrace.requests.chains import CHAIN, Chains
 from vtrace.requests.grown import Grown
-from vtrace.requests.parts import PIECE, Part
+from vtrace.requests.parts import PIECE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from parsers.batch import EventBatch
 
-__all__ = ["CHAIN", "Chains", "Exchanges"]
-
-CHAIN: Final = np.dtype(
-    [
-        ("serial", "<u8"),
-        ("pop_ns", "<u8"),
-        ("used_ns", "<u8"),
-        ("readable", "<u4"),
-        ("writable", "<u4"),
-        ("written", "<u4"),
-        ("queue", "<u2"),
-        ("head", "<u2"),
-        ("last_byte", "<i2"),
-        ("popped", "?"),
-        ("used", "?"),
-        ("leads", "?"),
-        ("taken", "?"),
-    ]
-)
-"""One chain. ``popped``, ``used``: that record was seen; ``last_byte``: of the writable part, -1 if
-not read; ``leads``: no other chain came before it in what became visible together."""
+__all__ = ["Exchanges"]
 
 KINDS: Final = (Kind.POP, Kind.USED, Kind.FLUSH, Kind.REQUEST, Kind.RESPONSE)
 ANSWERS: Final = (Kind.USED, Kind.RESPONSE)
@@ -55,24 +36,6 @@ LINGER_NS: Final = 5_000_000_000
 FEW: Final = 1 << 13
 
 LAST: Final = np.dtype([("key", "<u4"), ("time", "<u8"), ("serial", "<u8"), ("answered", "?")])
-
-
-class Chains:
-    """Chains in a given order: their records' sums, and what the driver and the device wrote."""
-
-    __slots__ = ("request", "response", "rows")
-
-    def __init__(self, rows: NDArray[Any], pieces: NDArray[Any], data: NDArray[np.uint8]) -> None:
-        self.rows = rows
-        """Of dtype ``CHAIN``; all zero where no record of the chain was kept."""
-        sides = []
-        for name, response in (("readable", False), ("writable", True)):
-            lengths = np.where(rows["popped"], rows[name].astype(np.int64), -1)
-            sides.append(Part(pieces[pieces["response"] == response], data, lengths))
-        self.request, self.response = sides
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
 
 class Exchanges:

@@ -12,7 +12,7 @@ from vtrace.requests.asked import ASKED, Known, PartState
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vtrace.requests.exchanges import Chains
+    from vtrace.requests.chains import Chains
     from vtrace.requests.parts import Bytes, Part
     from vtrace.requests.queues import Format
 

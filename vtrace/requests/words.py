@@ -11,7 +11,7 @@ from vtrace.requests.balloon import COMMAND, MOST_BYTES, page_numbers, ranges_of
 from vtrace.requests.queues import Format
 
 if TYPE_CHECKING:
-    from vtrace.requests.exchanges import Chains
+    from vtrace.requests.chains import Chains
 
 __all__ = ["detail_text", "operation_text", "ranges_text", "status_text"]
 
