@@ -78,6 +78,8 @@ def test_reading_loads_no_view_and_no_bcc(loaded, root, verb):
         # Imported as root: numba would keep its cache where the user may not write.
         ("vtrace.cli.attached", {"bcc", "numba", "pandas", "scapy", "textual"}),
         ("vtrace.diagnose.codes", HEAVY),
+        ("vtrace.ring", HEAVY),
+        ("vtrace.cli.ring", HEAVY),
         ("vtrace.cli.report", {"bcc", "pandas", "scapy", "textual"}),
         ("vtrace.lifecycle", {"bcc", "pandas", "scapy", "textual"}),
         ("vtrace.session", {"bcc", "pandas", "scapy", "textual"}),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Final
 
 from vtrace.ring.findings import Findings
+from vtrace.ring.notify import EVENT, packed_request
 from vtrace.ring.nouns import Chain, Feature, Memory, Owner, RawRing, Request, Slot, Snapshot
 from vtrace.ring.walk import INDIRECT, NEXT, WRITE, Walk, Walker
 
@@ -13,9 +13,6 @@ __all__ = ["decode_packed"]
 
 _AVAIL: Final = 1 << 7
 _USED: Final = 1 << 15
-_ALL: Final = 0xFFFF
-_EVENT: Final = struct.Struct("<HH")
-_STATES: Final = ("enabled", "disabled", "specific", "reserved")
 
 
 def decode_packed(raw: RawRing, memory: Memory | None) -> Snapshot:
@@ -75,8 +72,8 @@ class Packed:
             taken=self.name(taken),
             used=self.name(used),
             reaped=None if reaped is None else self.name(reaped),
-            interrupts=self._request("driver", raw.driver, used),
-            kicks=self._request("device", raw.device, end),
+            interrupts=self._asked("driver", raw.driver, used),
+            kicks=self._asked("device", raw.device, end),
         )
 
     def _made(
@@ -130,8 +127,8 @@ class Packed:
             elif address or length or buffer_id or flags:
                 self.owners[at] = Owner.RETURNED
         return self._made(
-            interrupts=self._request("driver", self.raw.driver, None),
-            kicks=self._request("device", self.raw.device, None),
+            interrupts=self._asked("driver", self.raw.driver, None),
+            kicks=self._asked("device", self.raw.device, None),
             certain=False,
         )
 
@@ -279,7 +276,7 @@ class Packed:
 
     def _reaped(self, oldest: int, used: int) -> int | None:
         """Return the position up to which the driver says it has reaped: its event offset."""
-        event, flags = _EVENT.unpack(self.raw.driver)
+        event, flags = EVENT.unpack(self.raw.driver)
         place = event & 0x7FFF
         if flags & 3 != 2 or not self.raw.has(Feature.EVENT_IDX) or place >= self.size:
             return None
@@ -318,42 +315,5 @@ class Packed:
             walk.buffer_id = buffer_id
             self._add(walk, first, Owner.USED, length if flags & WRITE else 0)
 
-    def _request(self, by: str, area: bytes, index: int | None) -> Request:
-        event, flags = _EVENT.unpack(area)
-        state = _STATES[flags & 3]
-        what = "an interrupt" if by == "driver" else "a kick"
-        who = f"the {by} asks for"
-        distance: int | None = None
-        if state == "enabled":
-            text = f"{who} {what} each time"
-        elif state == "disabled":
-            text = f"{who} no {what.split()[1]}s"
-        elif state == "specific":
-            place, wrap = event & 0x7FFF, event >> 15
-            text = f"{who} {what} at place {place} of a lap with wrap counter {wrap}"
-            if not self.raw.has(Feature.EVENT_IDX):
-                self.findings.add(
-                    "event_flags", f"the {by} names an event, and EVENT_IDX was not negotiated"
-                )
-            if place >= self.size:
-                self.findings.add(
-                    "event_range",
-                    f"the {by}'s event offset is {place}; the ring has {self.size} places",
-                )
-            elif index is not None:
-                distance = (place - index) % self.size
-                if self.wrap(index + distance) != wrap:
-                    distance = None
-                after = "not soon" if distance is None else f"after {distance} more places"
-                text += ": the next place" if distance == 0 else f": {after}"
-        else:
-            text = f"the flags of the {by}'s event area have the reserved value 3"
-            self.findings.add("event_flags", text)
-        return Request(
-            by=by,
-            state=state,
-            flags=flags & _ALL,
-            event=event if state == "specific" else None,
-            distance=distance,
-            text=text,
-        )
+    def _asked(self, by: str, area: bytes, index: int | None) -> Request:
+        return packed_request(self.raw, by, area, index, self.wrap, self.findings)

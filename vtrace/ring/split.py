@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from vtrace.ring.findings import Findings
 from vtrace.ring.flight import Flight, Proof, flight_of
-from vtrace.ring.nouns import Chain, Feature, Memory, Owner, RawRing, Request, Slot, Snapshot
+from vtrace.ring.notify import split_request
+from vtrace.ring.nouns import Chain, Feature, Memory, Owner, RawRing, Slot, Snapshot
 from vtrace.ring.walk import Walk, Walker
 
 __all__ = ["decode_split"]
@@ -104,8 +105,8 @@ class Split:
             used=used & 0xFFFF,
             reaped=None if reaped is None else reaped & 0xFFFF,
             inuse=raw.known.inuse,
-            interrupts=self._request("driver", areas.avail_flags, areas.used_event, used),
-            kicks=self._request("device", areas.used_flags, areas.avail_event, areas.avail),
+            interrupts=split_request(raw, "driver", (areas.avail_flags, areas.used_event), used),
+            kicks=split_request(raw, "device", (areas.used_flags, areas.avail_event), areas.avail),
             slots=slots,
             chains=tuple(self.chains),
             findings=self.findings.tuple(),
@@ -213,6 +214,7 @@ class Split:
 
     def _returned(self, flight: Flight, used: int, reaped: int | None) -> None:
         """Give owners to what the device returned, newest first: older chains may be stale."""
+        live = len(self.chains)
         for head, (position, length) in flight.returned.items():
             if head >= self.size:
                 self.findings.add(
@@ -228,7 +230,8 @@ class Split:
             elif position >= reaped:
                 walk = self.walker.split(head, quiet=True)
                 self._add(head, None, Owner.USED, walk, length)
-        if reaped is None and used > flight.reaped and flight.returned:
+        self.chains[live:] = reversed(self.chains[live:])
+        if Owner.RETURNED in self.owners:
             self.notes.append(
                 "what the driver has reaped is not to be seen: returned slots are used or free"
             )
@@ -274,27 +277,4 @@ class Split:
         self.findings.add(
             "inuse",
             f"the device holds {known.inuse} chains, and its indices are {count} apart",
-        )
-
-    def _request(self, by: str, flags: int, event: int, index: int) -> Request:
-        what, passed = ("interrupt", "used") if by == "driver" else ("kick", "available")
-        who = f"the {by} asks for"
-        if not self.raw.has(Feature.EVENT_IDX):
-            off = bool(flags & 1)
-            text = f"{who} no {what}s" if off else f"{who} an {what} each time"
-            text = text.replace("an kick", "a kick")
-            state = "disabled" if off else "enabled"
-            return Request(by=by, state=state, flags=flags, event=None, distance=None, text=text)
-        distance: int | None = (event - (index & 0xFFFF)) & 0xFFFF
-        article = "an" if what == "interrupt" else "a"
-        text = f"{who} {article} {what} when the {passed} index passes {event}"
-        if distance is not None and distance > self.size:
-            distance = None
-            text += ": not soon"
-        elif distance == 0:
-            text += ": the next chain"
-        else:
-            text += f": after {distance} more"
-        return Request(
-            by=by, state="specific", flags=flags, event=event, distance=distance, text=text
         )

@@ -1,0 +1,293 @@
+"""Reading the bytes of one virtqueue of a guest on this host, for ``vtrace ring``."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from vtrace.errors import PrivilegeError, UnsupportedError, UsageError
+
+if TYPE_CHECKING:
+    from vtrace.inventory import Device, Vm
+    from vtrace.inventory.qmp import Qmp, VirtioDevice, VirtioStatus
+    from vtrace.ring import Device as Known
+    from vtrace.ring import Memory, RawRing, Snapshot
+
+__all__ = ["Taken", "device_named", "monitors_of", "path_of", "queue_named", "take"]
+
+_TRIES: Final = 5
+"""Times that a ring is read until it stands still meanwhile."""
+_UNTOUCHABLE: Final = ("vhost-user", "vdpa")
+
+
+@dataclass(slots=True)
+class Taken:
+    """A ring as it was read, and whose it is."""
+
+    raw: RawRing
+    vm: str = ""
+    device: str = ""
+    queue: str = ""
+    index: int | None = None
+    backend: str = ""
+    state: str = ""
+    """What the guest did: running, paused, ..."""
+    features: tuple[str, ...] = ()
+    """Negotiated features by name."""
+    addresses: dict[str, int] = field(default_factory=dict)
+    """Guest-physical address of each area."""
+    tables: dict[int, bytes] = field(default_factory=dict)
+    """Indirect tables that were read while decoding."""
+    snapshot: Snapshot | None = None
+
+
+def device_named(vm: Vm, name: str) -> Device:
+    """Return a device of a VM.
+
+    Raises:
+        UsageError: It has none of this name.
+    """
+    found = [device for device in vm.devices if device.id == name]
+    if found:
+        return found[0]
+    with_queues = [device.id for device in vm.devices if device.queues]
+    raise UsageError(f"{vm.name} has no device {name!r}; {near(name, with_queues)}")
+
+
+def queue_named(device: Device, name: str) -> tuple[str, int, str]:
+    """Return name, index and backend of a virtqueue; a number is taken as its index.
+
+    Raises:
+        UsageError: The device has none of this name.
+    """
+    for queue in device.queues:
+        if name in (queue.name, str(queue.index)):
+            return queue.name, queue.index, queue.backend
+    if name.isdecimal() and len(name) < 5:
+        # Ports that were plugged in later have queues that the inventory does not know.
+        return name, int(name), device.queues[-1].backend if device.queues else "unknown"
+    names = [queue.name for queue in device.queues]
+    raise UsageError(f"{device.id} has no queue {name!r}; {near(name, names)}")
+
+
+def near(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    listed = ", ".join(repr(one) for one in (close or names[:12]))
+    if not listed:
+        return "it has none"
+    return f"did you mean {listed}?" if close else f"there is {listed}"
+
+
+def monitors_of(vm: Vm, proc: Path = Path("/proc")) -> list[str]:
+    """Return the QMP sockets that the command line of a VM names."""
+    from vtrace.inventory.cmdline import parse
+
+    try:
+        argv = (proc / str(vm.pid) / "cmdline").read_bytes().decode("utf-8", "surrogateescape")
+    except OSError:
+        return []
+    line = parse(argv.rstrip("\0").split("\0"))
+    paths = [option.text for option in line.all("qmp", "qmp-pretty")]
+    found = [match[1] for text in paths if (match := re.match(r"unix:([^,]+)", text))]
+    control = {o.get("chardev") for o in line.all("mon") if o.get("mode") == "control"}
+    chardevs = [o for o in line.all("chardev") if o.get("id") in control]
+    return found + [o.get("path") for o in chardevs if o.get("path")]
+
+
+def path_of(vm: Vm, device: Device, known: Sequence[VirtioDevice]) -> str:
+    """Return the QOM path of a device's virtio part.
+
+    A device without an id is the n-th of its driver, as QEMU numbers those.
+
+    Raises:
+        UsageError: It cannot be told.
+    """
+    from vtrace.inventory.drivers import driver_of
+
+    if device.named:
+        suffix = f"/{device.id}/virtio-backend"
+        for one in known:
+            if one.path.endswith(suffix) or one.path.endswith(f"/{device.id}"):
+                return one.path
+        raise UsageError(f"QEMU's monitor has no virtio device {device.id!r}")
+    driver = driver_of(device.driver)
+    name = driver.name if driver else device.driver
+    ours = [d for d in vm.devices if not d.named and driver_name(d) == name]
+    theirs = sorted((d for d in known if d.name == name and unnamed(d.path)), key=order_of)
+    if len(ours) != len(theirs):
+        raise UsageError(
+            f"QEMU has {len(theirs)} devices {name} without an id, and its command line"
+            f" {len(ours)}: which is {device.id!r} cannot be told"
+        )
+    return theirs[ours.index(device)].path
+
+
+def driver_name(device: Device) -> str:
+    from vtrace.inventory.drivers import driver_of
+
+    driver = driver_of(device.driver)
+    return driver.name if driver else device.driver
+
+
+def unnamed(path: str) -> bool:
+    return "/peripheral-anon/" in path or "/unattached/" in path
+
+
+def order_of(device: VirtioDevice) -> tuple[bool, int]:
+    # What the board makes comes first.
+    number = re.search(r"device\[(\d+)\]", device.path)
+    return "/peripheral-anon/" in device.path, int(number[1]) if number else 0
+
+
+def take(vm: Vm, device: Device, queue: str, address: str, others: Sequence[Vm] = ()) -> Taken:
+    """Read a virtqueue by way of QEMU's monitor, and decode it.
+
+    Raises:
+        UsageError: The names or the socket are wrong.
+        PrivilegeError: QEMU's memory may not be read.
+        UnsupportedError: This ring cannot be read.
+    """
+    from vtrace.inventory.guestram import GuestRam
+    from vtrace.inventory.qmp import Qmp
+
+    name, index, backend = queue_named(device, queue)
+    if backend in _UNTOUCHABLE:
+        raise UnsupportedError(
+            f"{device.id} is served by {backend}: asking QEMU for its indices would stop the ring"
+        )
+    with Qmp(address) as qmp:
+        right_vm(qmp, vm, others)
+        path = path_of(vm, device, qmp.virtio_devices())
+        status = qmp.virtio_status(path)
+        if index >= status.queues:
+            raise UsageError(f"{device.id} has {status.queues} queues, and none of index {index}")
+        ram = GuestRam(qmp, vm.pid)
+        served = "qemu" if backend == "vhost" and not status.vhost else backend
+        taken = RingReader(qmp, ram.read, path, index, status, vhost=served == "vhost").take()
+        taken.vm, taken.device, taken.queue, taken.index = vm.name, device.id, name, index
+        taken.backend = served
+        return taken
+
+
+def right_vm(qmp: Qmp, vm: Vm, others: Sequence[Vm]) -> None:
+    """Raise UsageError if the monitor is another VM's: memory would be read from the wrong one."""
+    name = qmp.guest_name()
+    named = "" if vm.name.startswith("pid:") else vm.name
+    strangers = {other.pid for other in others if other.pid != vm.pid}
+    if name != named or qmp.peer in strangers:
+        raise UsageError(
+            f"{qmp.address}: it is the monitor of {name or 'a guest without a name'!r}, not of"
+            f" {vm.name!r}"
+        )
+
+
+class RingReader:
+    """Reads one ring, whose place QEMU's monitor knows."""
+
+    def __init__(
+        self,
+        qmp: Qmp,
+        read: Memory,
+        path: str,
+        index: int,
+        status: VirtioStatus,
+        *,
+        vhost: bool,
+    ) -> None:
+        self.qmp, self.read, self.path, self.index = qmp, read, path, index
+        self.status, self.vhost = status, vhost
+        self.tables: dict[int, bytes] = {}
+
+    def take(self) -> Taken:
+        """Read it until it stands still, a few times at most; then decode it."""
+        from vtrace.ring import decode
+
+        state = self.qmp.run_state()
+        raw, places = self._look()
+        for _ in range(_TRIES - 1):
+            if raw.consistent:
+                break
+            raw, places = self._look()
+        taken = Taken(
+            raw=raw,
+            state=state,
+            features=tuple(sorted(self.status.features)),
+            addresses=places,
+            tables=self.tables,
+        )
+        taken.snapshot = decode(raw, self._table)
+        return taken
+
+    def _look(self) -> tuple[RawRing, dict[str, int]]:
+        from vtrace.model import Ring
+        from vtrace.ring import Feature, RawRing
+
+        packed = self.status.bits >> Feature.RING_PACKED & 1
+        layout = Ring.PACKED if packed else Ring.SPLIT
+        before = self.qmp.queue_status(self.path, self.index)
+        places = self._places(before, layout)
+        first = {name: self._area(name, *place) for name, place in places.items()}
+        # What moves: the indices, and on a packed ring the ring itself.
+        again = {name: self._area(name, *place) for name, place in places.items()}
+        after = self.qmp.queue_status(self.path, self.index)
+        moving = ("last-avail-idx", "used-idx", "inuse", "vring-desc")
+        still = first == again and all(before.get(key) == after.get(key) for key in moving)
+        raw = RawRing(
+            layout=layout,
+            size=before["vring-num"],
+            features=self.status.bits,
+            known=self._known(before, layout),
+            consistent=still,
+            **first,
+        )
+        return raw, {name: address for name, (address, _) in places.items()}
+
+    def _places(self, status: dict[str, int], layout: str) -> dict[str, tuple[int, int]]:
+        from vtrace.ring import areas_of
+
+        keys = {"desc": "vring-desc", "driver": "vring-avail", "device": "vring-used"}
+        if not all(status.get(key) for key in (*keys.values(), "vring-num")):
+            raise UnsupportedError(
+                "the driver has not set up this queue: it has no ring in guest memory"
+            )
+        return {
+            name: (status[keys[name]], length)
+            for name, _, length in areas_of(layout, status["vring-num"])
+        }
+
+    def _area(self, name: str, address: int, length: int) -> bytes:
+        data = self.read(address, length)
+        if data is None:
+            raise PrivilegeError(
+                f"area {name} of the ring at {address:#x} cannot be read from QEMU's memory; root"
+                " can (sudo), if it lies in RAM of the guest"
+            )
+        return bytes(data)
+
+    def _known(self, status: dict[str, int], layout: str) -> Known:
+        from vtrace.model import Ring
+        from vtrace.ring import Device as Known
+
+        taken = status.get("last-avail-idx")
+        if self.vhost:
+            # The used index that QEMU has of this ring is an old one. Its 0 may mean that it did
+            # not ask vhost.
+            return Known(taken=taken or None)
+        used, inuse = status.get("used-idx"), status.get("inuse")
+        if taken is None and used is not None and inuse is not None:
+            taken = (used + inuse) & 0xFFFF if layout == Ring.SPLIT else None
+        if taken is None:
+            return Known()
+        return Known(taken=taken, used=used, inuse=inuse, wraps=layout != Ring.PACKED)
+
+    def _table(self, address: int, length: int) -> bytes | None:
+        if address not in self.tables or len(self.tables[address]) != length:
+            data = self.read(address, length)
+            if data is None:
+                return None
+            self.tables[address] = bytes(data)
+        return self.tables[address]
