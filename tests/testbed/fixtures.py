@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
-from tests.testbed.errors import ChannelClosed, LabError
+from tests.testbed.errors import LabError
 from tests.testbed.guest import Guest
 from tests.testbed.host import Host
 from tests.testbed.suites import SUITES
@@ -86,8 +86,9 @@ def pytest_runtest_makereport(
     if not report.failed or not isinstance(host, Host):
         return report
     host.keep_logs = True
-    closed = call.excinfo is not None and isinstance(call.excinfo.value, ChannelClosed)
-    if closed or host.lives > 1 or _silent(host):
+    # What the test bed could not do it may be able to do next time; what is wrong stays wrong.
+    unable = call.excinfo is not None and isinstance(call.excinfo.value, LabError)
+    if unable or host.lives > 1 or _silent(host):
         item.config.cache.set(GONE, [*item.config.cache.get(GONE, []), item.nodeid])
     kept = f"{host.console}\n(the folder stays; it also holds the share)"
     report.sections.append((f"console of the host {host.name}", kept))
