@@ -341,6 +341,17 @@ def test_seen_but_not_traced(vm_of, argv, kind, backend, reason):
         assert device.queues[0].backend == backend
 
 
+def test_an_emulated_device_whose_netdev_opened_vhost(host, vm_of):
+    # QEMU opens /dev/vhost-net with the tap, before it knows the device.
+    host.interface("tap0", 3, tun_flags=TAP | VNET)
+    (device,) = vm_of(
+        *("-netdev", "tap,id=n,ifname=tap0,vhost=on", "-device", "e1000,netdev=n,id=nic0"),
+        files={9: "/dev/vhost-net"},
+        interfaces={8: "tap0"},
+    ).devices
+    assert (device.id, device.queues, device.traced) == ("nic0", (), False)
+
+
 def test_vhost_user_socket_and_sizes(vm_of):
     (device,) = vm_of(
         *("-chardev", "socket,id=c,path=/run/vhu0"),

@@ -254,7 +254,7 @@ def device_of(
     queues = queues_for(context, one, backend, owners)
     if driver.virtio and not queues:
         missing.append("its queues are not known")
-    if backend == Backend.VHOST and driver.kind == "net" and queues[0].tid is None:
+    if queues and backend == Backend.VHOST and driver.kind == "net" and queues[0].tid is None:
         missing.append(
             "which vhost worker serves it: "
             + (
