@@ -251,6 +251,19 @@ def test_what_a_queue_carries(queue, format_name):
     assert format_of(queue).format.name == format_name
 
 
+def test_a_device_that_is_not_decoded_has_its_chains():
+    told = Devices()
+    told.ask(BLK, 0, [], [bytes(64)])
+    batches = told.batches()
+    batches[0].meta["queues"] = queue_table(device_type="rng")
+    (row,) = rows_of(batches)
+    assert (row["operation"], row["status"], row["data_bytes"]) == (None, None, None)
+    assert (row["request_state"], row["response_state"]) == ("not_applicable",) * 2
+    assert (row["response_bytes"], row["device_type"], row["service_ns"]) == (64, "rng", 7000)
+    (sums,) = Session(batches).summary().asked.requests
+    assert (sums["operation"], sums["count"], sums["unread"]) == (None, 1, 0)
+
+
 def test_ports_by_the_index_of_the_queue():
     ports = [format_of({"device_type": "serial", "index": index}).port for index in range(10)]
     assert ports == [0, 0, 0, 0, 1, 1, 2, 2, 3, 3]

@@ -36,7 +36,7 @@ def print_sums(sums: RequestSums, style: Style) -> None:
         (
             row["vm"],
             row["device"],
-            row["operation"] or "not seen",
+            row["operation"],
             row["count"],
             size_text(row["data_bytes"]),
             *(row[name] for name in heads[5:]),

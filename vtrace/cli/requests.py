@@ -127,7 +127,7 @@ def print_requests(
         columns["vm"],
         columns["device"],
         columns["queue"],
-        [row["operation"] or f"? {row['request_state']}" for row in rows],
+        [operation_text(row) for row in rows],
         [None if size is None else str(size) for size in columns["data_bytes"]],
         [status_text(row) for row in rows],
         durations("queueing_ns"),
@@ -140,6 +140,15 @@ def print_requests(
         strict=True,
     )
     print_table(HEADS, cells, Style.of(args), left=LEFT, widths=WIDTHS, head=first)
+
+
+def operation_text(row: dict[str, Any]) -> str | None:
+    """Return what was asked for, or why that is not known."""
+    if row["operation"] is not None:
+        return str(row["operation"])
+    states = [row[name] for name in ("request_state", "response_state")]
+    missing = [state for state in states if state not in PLAIN]
+    return f"? {missing[0]}" if missing else None
 
 
 def what_text(row: dict[str, Any]) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from vtrace.model import Outcome, TimeState, Trust
+from vtrace.model import Direction, Outcome, Ring, TimeState, Trust
 from vtrace.requests import PartState
-from vtrace.tables.schema import LIFECYCLES, Column, Schema, Type
+from vtrace.tables.schema import Column, Schema, Type
 
 __all__ = ["REQUESTS"]
 
@@ -31,9 +31,15 @@ REQUESTS: Final = Schema(
     "one request to a device that QEMU serves, and its answer",
     (
         _time("time_ns", "when its story begins: pop if seen, else later"),
-        *(LIFECYCLES.column(name) for name in ("vm", "device", "queue", "direction")),
+        _text("vm", "name of the VM; pid:N where it has none"),
+        _text("device", "QEMU's id of the device, else its kind and a number"),
+        _text("queue", "role of the queue in the device: req0, ctrl, inflate, ..."),
+        _text("direction", "rx or tx of a network device, as the guest sees it", *Direction),
         _text("device_type", "what the device is: blk, scsi, balloon, serial, net, ..."),
-        *(LIFECYCLES.column(name) for name in ("ring", "queue_id", "generation", "position")),
+        _text("ring", "layout of the virtqueue", *Ring),
+        _number("queue_id", "id of the queue in the recording", "u2"),
+        _number("generation", "counts resets and reattachments of the queue", "u2"),
+        _number("position", "place in the ring, counted through; packed: chains counted", "u8"),
         _number("head", "first descriptor of the chain; of a packed ring the buffer id", "u2"),
         _text("operation", "what was asked for, by its name in the standard; else its number"),
         _text("status", "status by name: blk, SCSI, ack of the network control queue"),
@@ -61,9 +67,7 @@ REQUESTS: Final = Schema(
         _number("first_page", "balloon: lowest page number"),
         _number("last_page", "balloon: highest page number"),
         _number("port", "serial: number of the port"),
-        _number(
-            "value", "main argument: on (1) or off (0), VLAN, queue pairs, port's value", "u8"
-        ),
+        _number("value", "main argument: on (1) or off (0), VLAN, queue pairs, port's value", "u8"),
         Column("mac", "net: address of a MAC_ADDR_SET", Type.MAC, "u8"),
         _number("header_bytes", "net: size of the header before the frame", "u1", "bytes"),
         _number("hdr_flags", "net: VIRTIO_NET_HDR_F_*: 1 needs checksum, 2 valid", "u1"),
