@@ -13,9 +13,10 @@ from vtrace.errors import PrivilegeError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from vtrace.inventory import Device, Vm
+    from vtrace.inventory.guestram import GuestRam
     from vtrace.inventory.qmp import Qmp, VirtioDevice, VirtioStatus
     from vtrace.ring import Device as Known
-    from vtrace.ring import Memory, RawRing, Snapshot
+    from vtrace.ring import RawRing, Snapshot
 
 __all__ = ["Taken", "device_named", "monitors_of", "path_of", "queue_named", "take"]
 
@@ -167,7 +168,7 @@ def take(vm: Vm, device: Device, queue: str, address: str, others: Sequence[Vm] 
             raise UsageError(f"{device.id} has {status.queues} queues, and none of index {index}")
         ram = GuestRam(qmp, vm.pid)
         served = "qemu" if backend == "vhost" and not status.vhost else backend
-        taken = RingReader(qmp, ram.read, path, index, status, vhost=served == "vhost").take()
+        taken = RingReader(qmp, ram, path, index, status, vhost=served == "vhost").take()
         taken.vm, taken.device, taken.queue, taken.index = vm.name, device.id, name, index
         taken.backend = served
         return taken
@@ -191,14 +192,14 @@ class RingReader:
     def __init__(
         self,
         qmp: Qmp,
-        read: Memory,
+        ram: GuestRam,
         path: str,
         index: int,
         status: VirtioStatus,
         *,
         vhost: bool,
     ) -> None:
-        self.qmp, self.read, self.path, self.index = qmp, read, path, index
+        self.qmp, self.ram, self.path, self.index = qmp, ram, path, index
         self.status, self.vhost = status, vhost
         self.tables: dict[int, bytes] = {}
 
@@ -224,15 +225,14 @@ class RingReader:
 
     def _look(self) -> tuple[RawRing, dict[str, int]]:
         from vtrace.model import Ring
+        from vtrace.ring import Device as Known
         from vtrace.ring import Feature, RawRing
 
         packed = self.status.bits >> Feature.RING_PACKED & 1
         layout = Ring.PACKED if packed else Ring.SPLIT
         before = self.qmp.queue_status(self.path, self.index)
         places = self._places(before, layout)
-        first = {name: self._area(name, *place) for name, place in places.items()}
-        # What moves: the indices, and on a packed ring the ring itself.
-        again = {name: self._area(name, *place) for name, place in places.items()}
+        first, again = self._areas(places), self._areas(places)
         after = self.qmp.queue_status(self.path, self.index)
         moving = ("last-avail-idx", "used-idx", "inuse", "vring-desc")
         still = first == again and all(before.get(key) == after.get(key) for key in moving)
@@ -240,7 +240,8 @@ class RingReader:
             layout=layout,
             size=before["vring-num"],
             features=self.status.bits,
-            known=self._known(before, layout),
+            # What QEMU said before is of another moment, if it moved.
+            known=self._known(before, layout) if still else Known(),
             consistent=still,
             **first,
         )
@@ -259,14 +260,21 @@ class RingReader:
             for name, _, length in areas_of(layout, status["vring-num"])
         }
 
-    def _area(self, name: str, address: int, length: int) -> bytes:
-        data = self.read(address, length)
+    def _areas(self, places: dict[str, tuple[int, int]]) -> dict[str, bytes]:
+        # The used index first: it is behind the others, also when they move meanwhile.
+        order = ("device", "driver", "desc")
+        data = self.ram.read_all(places[name] for name in order)
         if data is None:
+            at = ", ".join(f"{name} {address:#x}" for name, (address, _) in places.items())
             raise PrivilegeError(
-                f"area {name} of the ring at {address:#x} cannot be read from QEMU's memory; root"
-                " can (sudo), if it lies in RAM of the guest"
+                f"the ring ({at}) cannot be read from QEMU's memory; root can (sudo), if it lies in"
+                " RAM of the guest"
             )
-        return bytes(data)
+        areas, begin = {}, 0
+        for name in order:
+            areas[name] = data[begin : begin + places[name][1]]
+            begin += places[name][1]
+        return areas
 
     def _known(self, status: dict[str, int], layout: str) -> Known:
         from vtrace.model import Ring
@@ -286,7 +294,7 @@ class RingReader:
 
     def _table(self, address: int, length: int) -> bytes | None:
         if address not in self.tables or len(self.tables[address]) != length:
-            data = self.read(address, length)
+            data = self.ram.read(address, length)
             if data is None:
                 return None
             self.tables[address] = bytes(data)

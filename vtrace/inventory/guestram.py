@@ -10,6 +10,7 @@ import ctypes
 import errno
 import re
 from bisect import bisect_right
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 from probes.ringsample import Reader, read_memory
@@ -45,11 +46,22 @@ class GuestRam:
         Raises:
             PrivilegeError: QEMU's memory may not be read.
         """
-        parts = self.parts(address, length)
-        if parts is None:
-            return None
+        return self.read_all(((address, length),))
+
+    def read_all(self, areas: Iterable[tuple[int, int]]) -> bytes | None:
+        """Return the bytes of several areas (address, bytes), read in one act and in this order.
+
+        Raises:
+            PrivilegeError: QEMU's memory may not be read.
+        """
+        parts: list[tuple[int, int]] = []
+        for address, length in areas:
+            found = self.parts(address, length)
+            if found is None:
+                return None
+            parts += found
         ctypes.set_errno(0)
-        data = self._reader(self._pid, parts)
+        data = self._reader(self._pid, tuple(parts))
         if data is None and ctypes.get_errno() in (errno.EPERM, errno.EACCES):
             raise PrivilegeError(
                 f"memory of process {self._pid} may not be read: run it as root (sudo)"
