@@ -230,7 +230,7 @@ static __always_inline u64 vt_qemu_bytes(u64 iov, u32 count)
 		if (left > QEMU_IOV_BLOCK)
 			left = QEMU_IOV_BLOCK;
 		__builtin_memset(block, 0, sizeof(block));
-		if (bpf_probe_read_user(block, BELOW(left * 16, 128), (void *)(iov + i * 16)))
+		if (vt_read_user(block, BELOW(left * 16, 128), (iov + i * 16)))
 			break;
 		total += block[1] + block[3] + block[5] + block[7] + block[9] + block[11] + block[13];
 	}
@@ -275,9 +275,9 @@ static __always_inline void vt_qemu_piece(struct qemu_part *part, u64 base, u32 
 	/* Bytes behind those captured may be of an earlier packet: captured says which are not. */
 	if (bytes >= SNAP_BYTES) {
 		bytes = SNAP_BYTES;
-		failed = bpf_probe_read_user(p->bytes, SNAP_BYTES, (void *)base);
+		failed = vt_read_user(p->bytes, SNAP_BYTES, base);
 	} else {
-		failed = bpf_probe_read_user(p->bytes, BELOW(bytes, SNAP_BYTES), (void *)base);
+		failed = vt_read_user(p->bytes, BELOW(bytes, SNAP_BYTES), base);
 	}
 	if (failed)
 		p->record.flags |= VTRACE_F_FAULT;

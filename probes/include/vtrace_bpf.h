@@ -19,8 +19,17 @@ enum skb_drop_reason { VTRACE_ANY_REASON };
 
 #define KREAD(dst, ptr, off) \
 	bpf_probe_read_kernel(&(dst), sizeof(dst), (void *)((u64)(ptr) + (off)))
-#define UREAD(dst, ptr, off) \
-	bpf_probe_read_user(&(dst), sizeof(dst), (void *)((u64)(ptr) + (off)))
+
+/*
+ * The one call of it in the text: for each that it finds, bcc reads all of /proc/kallsyms to see
+ * whether the kernel has that function.
+ */
+static __always_inline long vt_read_user(void *dst, u32 size, u64 from)
+{
+	return bpf_probe_read_user(dst, size, (void *)from);
+}
+
+#define UREAD(dst, ptr, off) vt_read_user(&(dst), sizeof(dst), (u64)(ptr) + (off))
 
 /* A length that the verifier can see is below `limit`, a power of two; clang may not drop the mask. */
 #define BELOW(n, limit) \

@@ -74,9 +74,9 @@ static __always_inline int vt_match_chain(struct task_state *t, struct queue_sta
 	u32 length = room;
 	if (room >= FRAME_BYTES) {
 		room = FRAME_BYTES;
-		if (bpf_probe_read_user(f->bytes, FRAME_BYTES, (void *)start))
+		if (vt_read_user(f->bytes, FRAME_BYTES, start))
 			return 0;
-	} else if (bpf_probe_read_user(f->bytes, BELOW(room, FRAME_BYTES), (void *)start)) {
+	} else if (vt_read_user(f->bytes, BELOW(room, FRAME_BYTES), start)) {
 		return 0;
 	}
 	return vt_filter(f->bytes, room, length) != 0;
