@@ -26,7 +26,8 @@ exits          [{vm, pid, tid, vcpu, isa, reason, count, total_ns, user_count?, 
                io?: "pio"|"mmio", address?: port or page; null: not kept}] cumulative
 interrupts     [{vm, pid, count, gsi | msi_address and msi_data | none of them: not kept}]
                cumulative
-vms            [inventory of VMs as ``vtrace list --json`` prints it]
+vms            [inventory of VMs as ``vtrace list --json`` prints it; regions?: [{io: "pio"|"mmio",
+               base, size, name, device}], lines?: {gsi: device} as QMP says]
 capture        {filter, display, snaplen, vm, options}
 counters       {object: {lo_ns, hi_ns, counter: number, ...}, missing?: [sentences]} what the kernel
                and the guests count anyway: all objects at the start and at the end of a recording,

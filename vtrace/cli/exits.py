@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from vtrace.cli import options
+from vtrace.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -12,13 +13,16 @@ if TYPE_CHECKING:
     from vtrace.session import Session
     from vtrace.tables import Table
 
-SUMMARY = "print VM exits, one a line"
+SUMMARY = "print VM exits, one a line, or their sums by device"
 DESCRIPTION = """\
 Print the times that a vCPU left the guest and came back, one a line: when it
 went back in, why it had left, and how long it was outside. A recording may hold
-only their sums (vtrace report has them)."""
+only their sums: --sum prints these, by vCPU, reason, and the port or memory of a
+device that was touched, with the time that QEMU took; and interrupts by line."""
 EXAMPLES = [
     ("vtrace exits run.vtrace", "Every exit."),
+    ("vtrace exits --sum run.vtrace", "Sums by reason and device, and time in QEMU."),
+    ("vtrace exits --sum --json run.vtrace | jq '.exits[] | .device'", "The same, for scripts."),
     ("vtrace exits -Y 'outside_ns > 100us' run.vtrace", "Those that took long."),
     ("vtrace exits -Y 'reason == EPT_MISCONFIG' --json run.vtrace", "MMIO, for scripts."),
 ]
@@ -32,12 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
     options.add_input(parser)
     options.add_selection(parser, queues=False)
-    options.add_format(parser)
+    parser.add_argument_group("what is shown").add_argument(
+        "--sum", action="store_true", help="sums by vCPU, reason, and port or memory of a device"
+    )
+    options.add_format(parser, csv=True)
     options.add_loss(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the exits."""
+    if args.sum:
+        return print_sum(args)
     from vtrace.cli import say
     from vtrace.cli.output import Style
     from vtrace.cli.reading import Rows, conclude, loss_text, opened
@@ -58,11 +67,38 @@ def run(args: argparse.Namespace) -> int:
             rows.print(table)
             if rows.full:
                 break
-        if not args.json:
+        if not args.json and not args.csv:
             print(f"{count_text(rows.count)} exits; {loss_text(session.loss(), style)}")
         if not seen and session.metadata.sections.get("exits"):
-            say("it holds the sums of exits alone, not each of them: see vtrace report")
-        return conclude(session, args, quiet=not args.json, stopped=rows.full)
+            say("it holds the sums of exits alone, not each of them: see vtrace exits --sum")
+        quiet = not args.json and not args.csv
+        return conclude(session, args, quiet=quiet, stopped=rows.full)
+
+
+def print_sum(args: argparse.Namespace) -> int:
+    """Print sums of exits and interrupts by device.
+
+    Raises:
+        UsageError: An option is for single exits.
+    """
+    from vtrace.cli import exit_sums
+    from vtrace.cli.output import Style, print_json
+    from vtrace.cli.reading import conclude, loss_text, opened
+
+    for option in ("display_filter", "since", "until"):
+        if getattr(args, option) is not None:
+            name = "-Y" if option == "display_filter" else f"--{option}"
+            raise UsageError(f"exits: {name} is for single exits; their sums are of all of it")
+    with opened(args) as session:
+        summary = session.summary()
+        if args.json:
+            print_json(exit_sums.as_json(session, summary, args))
+        elif args.csv:
+            exit_sums.print_csv(summary, args)
+        else:
+            exit_sums.print_sums(summary, args)
+            print(loss_text(session.loss(), Style.of(args)))
+        return conclude(session, args, quiet=not args.json and not args.csv)
 
 
 def print_exits(table: Table, session: Session, args: argparse.Namespace, *, first: bool) -> None:

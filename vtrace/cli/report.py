@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vtrace.cli import options
+from vtrace.cli.exit_sums import by_device, print_by_device
 from vtrace.cli.output import Style, print_json, print_table
 from vtrace.cli.request_sums import print_sums, sums_json
 from vtrace.errors import UsageError
@@ -71,6 +72,9 @@ def choose(args: argparse.Namespace, summary: Summary) -> None:
         if name == "vm":
             there |= {row["vm"] for row in summary.exits}
             summary.exits = [row for row in summary.exits if row["vm"] in wanted]
+            rows = summary.exits_by_device
+            summary.exits_by_device = [row for row in rows if row["vm"] in wanted]
+            summary.interrupts = [r for r in summary.interrupts or () if r["vm"] in wanted]
         if name == "device":
             there |= {row["device"] for row in summary.drops}
         missing = [clean(one) for one in wanted if one not in there]
@@ -98,7 +102,15 @@ def as_json(session: Session, summary: Summary) -> dict[str, Any]:
         "exits": summary.exits,
         "drops": summary.drops,
         **(sums_json(summary.asked) if summary.asked else {}),
+        **exits_json(summary),
     }
+
+
+def exits_json(summary: Summary) -> dict[str, Any]:
+    """Return exits by device and interrupts, where they were recorded."""
+    devices = [row for row in summary.exits_by_device if row["device"] is not None]
+    found: dict[str, Any] = {"device_exits": devices} if devices else {}
+    return found | ({"interrupts": summary.interrupts} if summary.interrupts else {})
 
 
 def print_text(session: Session, summary: Summary, args: argparse.Namespace) -> None:
@@ -121,6 +133,7 @@ def print_text(session: Session, summary: Summary, args: argparse.Namespace) -> 
             for row in summary.exits
         ]
         print_table(["vm", "vcpu", "reason", "count", "outside", "each"], rows, style, left=3)
+    print_by_device(by_device(summary), style)
     if summary.asked:
         print()
         print_sums(summary.asked, style)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from vtrace.inventory.board import LINES, MEMORY, PORTS
@@ -42,6 +42,7 @@ class Region:
     first: int
     last: int
     device: str
+    """Empty: only its name, in ``part``, is known."""
     part: str = ""
 
 
@@ -103,7 +104,15 @@ class Regions:
             messages: MSI (address, data) -> device.
             qemu: it is QEMU: the places of its virtio BARs follow from the notify address.
         """
-        self._layers = [Layer(_notify_regions(notify, qemu=qemu)), Layer(known), Layer(_BOARD)]
+        owned = list(known)
+        # A name that QEMU gave a region says less than what the board is known to have there.
+        nameless = [replace(r, device=r.part, part="") for r in owned if not r.device]
+        self._layers = [
+            Layer(_notify_regions(notify, qemu=qemu)),
+            Layer(region for region in owned if region.device),
+            Layer(_BOARD),
+            Layer(nameless),
+        ]
         self._lines = {**LINES, **(lines or {})}
         self._messages = dict(messages or {})
 
@@ -168,7 +177,7 @@ def region_of(row: Any) -> Region | None:
     device, name = (one if isinstance(one, str) else "" for one in (device, name))
     if not device and not name:
         return None
-    return Region(io, base, base + size - 1, device or name, name if device else "")
+    return Region(io, base, base + size - 1, device, name)
 
 
 # Answers of QEMU
@@ -178,15 +187,18 @@ _SECTION = re.compile(
     r"^ +([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, ([a-z/]+)\): (.+)$", re.IGNORECASE
 )
 _SPACE = re.compile(r'^ +AS "(memory|I/O)", root: ')
+_MODERN = re.compile(r"virtio-pci-(?:common|isr|device|notify)-(virtio-\w+)$")
+_ROOTS: Final = frozenset({"io", "system"})
+"""What QEMU calls ports and memory where nobody is."""
 _OWNER = re.compile(r" owner:\{(?:dev|obj) (?:id=([^}\s]+)|path=([^}\s]+))")
 
 
 def mtree_regions(text: str, devices: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
     """Return the regions of ``info mtree -f`` (better ``-f -o``, which names the owners).
 
-    RAM and ROM are left out. ``devices`` are the inventory's: the only device of a model gets
-    the regions that are named after it, as ``e1000-mmio``. Rows are ``{io, base, size, name,
-    device}``.
+    RAM, ROM and what is unassigned are left out. ``devices`` are the inventory's: the only device
+    of a model gets the regions that are named after it, as ``e1000-mmio``. Rows are ``{io, base,
+    size, name, device}``, as the section ``vms`` has them under ``regions``.
     """
     models: dict[str, list[str]] = {}
     for device in devices:
@@ -207,6 +219,8 @@ def mtree_regions(text: str, devices: Sequence[Mapping[str, Any]] = ()) -> list[
         if last < first or len(rows) >= MOST_REGIONS:
             continue
         name = re.split(r" owner:| parent:| orphan| @[0-9a-f]{16}| KVM$| kvm$", section[4])[0]
+        if name.strip() in _ROOTS:
+            continue
         rows.append(
             {
                 "io": space,
@@ -224,6 +238,10 @@ def _device_of(rest: str, name: str, models: Mapping[str, list[str]]) -> str:
     if owner:
         return owner[1] or owner[2].rpartition("/")[2]
     # The model a region is named after: the longest that fits.
+    modern = _MODERN.match(name.lower())
+    name = modern[1] if modern else name
+    for suffix in ("-pci", "-pci-non-transitional") if modern else ():
+        models = {**models, name: models.get(f"{name}{suffix}") or models.get(name, [])}
     fits = [m for m in models if m and (name.lower() == m or name.lower().startswith(f"{m}-"))]
     ids = models[max(fits, key=len)] if fits else []
     return ids[0] if len(ids) == 1 else ""
