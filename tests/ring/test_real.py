@@ -174,3 +174,26 @@ def test_a_monitor_that_somebody_else_holds(guest, capsys):
     assert "did you mean 'nic'?" in capsys.readouterr().err
     assert main(["ring", str(guest.pid), "nic", "ctl", "--qmp", guest.qmp]) == 2
     assert "did you mean 'ctrl'?" in capsys.readouterr().err
+
+
+def test_list_with_what_qemu_says(guest, capsys):
+    capsys.readouterr()
+    assert main(["list", "--vm", str(guest.pid), "--qmp", guest.qmp, "--json"]) == 0
+    (vm,) = json.loads(capsys.readouterr().out)
+    devices = vm["qmp"]["devices"]
+    assert set(devices) == {"disk", "nic", "ports"}
+    for name, device in devices.items():
+        assert device["started"], name
+        assert "DRIVER_OK" in device["status"]
+        packed = "VIRTIO_F_RING_PACKED" in device["features"]
+        assert packed == (guest.layout == "packed")
+        assert not device["vhost"]
+    receive = devices["nic"]["queues"][0]
+    assert (receive["name"], receive["size"], receive["inuse"]) == ("rx0", 256, 0)
+    assert receive["desc"] == status_of(guest, "nic", 0)[1]["vring-desc"]
+    assert main(["list", "--vm", str(guest.pid), "--qmp", guest.qmp]) == 0
+    out = capsys.readouterr().out
+    assert "says: " in out
+    assert "RING_F_EVENT_IDX" in out
+    assert main(["list", "--qmp", guest.qmp]) == 2
+    assert "--vm" in capsys.readouterr().err

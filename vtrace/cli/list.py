@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from vtrace.cli.asked import ask, lines_of_answers
+from vtrace.errors import UsageError
 from vtrace.text import cells, clean
 
 if TYPE_CHECKING:
@@ -19,7 +21,9 @@ SUMMARY = "show the VMs of this host: devices, queues, threads, taps"
 DESCRIPTION = """\
 Show the guests that run on this host, however they were started: the role of
 each thread, and each virtio device with its queues, who serves them, and the
-tap behind. It is read from /proc, /sys and netlink; QEMU is not asked.
+tap behind. It is read from /proc, /sys and netlink; QEMU is not asked, unless
+its monitor is named (--vm with --qmp): then it says which features were
+negotiated, how far each ring is, and what the balloon leaves.
 
 It runs without privilege; what needs root to be seen is said to be missing.
 In the tables ? is not known and - does not apply; an address with ~ was not
@@ -28,6 +32,7 @@ the driver may take less. Offloads of a tap are what the guest has negotiated.""
 EXAMPLES: list[tuple[str, str]] = [
     ("vtrace list", "show all guests"),
     ("vtrace list --vm web1", "show one, by name, pid or UUID"),
+    ("vtrace list --vm web1 --qmp /run/web1.qmp", "with what QEMU says of it"),
     ("vtrace list --json | jq '.[].devices[].net.interface'", "for scripts"),
 ]
 
@@ -59,6 +64,7 @@ WIDEST = 40
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--vm", metavar="VM", help="this VM alone: name, pid or UUID")
+    parser.add_argument("--qmp", metavar="SOCKET", help="ask its QMP monitor too; needs --vm")
     parser.add_argument("--json", action="store_true", help="print JSON, one array")
 
 
@@ -66,13 +72,19 @@ def run(args: argparse.Namespace) -> int:
     """Print the inventory; nothing found is no error."""
     from vtrace.inventory import blind_spots, discover, resolve, to_json
 
+    if args.qmp is not None and args.vm is None:
+        raise UsageError("list: --qmp is the monitor of one VM; name it with --vm")
     for spot in blind_spots():
         print(f"vtrace: {spot}", file=sys.stderr)
     vms = discover()
+    said = None
     if args.vm is not None:
-        vms = [resolve(vms, args.vm)]
+        vm = resolve(vms, args.vm)
+        said = ask(vm, args.qmp, vms) if args.qmp is not None else None
+        vms = [vm]
     if args.json:
-        print(json.dumps(to_json(vms), indent=2))
+        rows = to_json(vms)
+        print(json.dumps([row | {"qmp": said} for row in rows] if said else rows, indent=2))
         return 0
     if not vms:
         print("vtrace: no guest runs on this host, or none that can be seen", file=sys.stderr)
@@ -82,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
             print()
         for line in lines_of(vm):
             print(line.rstrip())
+    if said is not None:
+        print("\n" + "\n".join(lines_of_answers(said)))
     return 0
 
 
