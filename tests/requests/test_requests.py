@@ -350,6 +350,27 @@ def test_lost_records_leave_fields_out_and_make_none_up(lost):
             assert (row["residual"], row["response_state"]) == (None, "lost")
 
 
+@pytest.mark.parametrize("bare", [False, True], ids=["positions", "bare"])
+def test_an_answer_of_another_chain_is_not_taken_for_its_own(bare):
+    told = Devices()
+    first = told.ask(SCSI, 0, [scsi(bytes(32), 1, 0, 1)], [scsi_answer(residual=1)])
+    second = told.ask(SCSI, 0, [scsi(bytes(32), 1, 0, 2)], [scsi_answer(residual=2)])
+
+    def gone(row):
+        return first["pop_ns"] < row["time"] <= second["pop_ns"]
+
+    if bare:
+        for fields, _ in told.told:
+            if fields["kind"] == Kind.RESPONSE:
+                fields["flags"] &= ~int(Flag.POSITION)
+    rows = rows_of(without(told, gone))
+    assert [row["tag"] for row in rows if row["tag"]] == [1]
+    for row in rows:
+        assert row["trust"] != "complete"
+        if not bare:
+            assert (row["tag"], row["residual"]) in {(1, None), (None, 2), (None, None)}
+
+
 def test_a_chain_that_is_handed_back_has_the_bytes_of_its_last_pop():
     told = Devices()
     told.kick(BLK)

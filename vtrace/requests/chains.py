@@ -23,15 +23,19 @@ CHAIN: Final = np.dtype(
         ("written", "<u4"),
         ("queue", "<u2"),
         ("head", "<u2"),
+        ("position", "<u2"),
         ("last_byte", "<i2"),
         ("popped", "?"),
+        ("placed", "?"),
+        ("foreign", "?"),
         ("used", "?"),
         ("leads", "?"),
         ("taken", "?"),
     ]
 )
 """One chain. ``popped``, ``used``: that record was seen; ``last_byte``: of the writable part, -1 if
-not read; ``leads``: no other chain came before it in what became visible together."""
+not read; ``placed``: ``position`` is known; ``foreign``: the answer is that of another chain, as
+records between were lost; ``leads``: it is the first of those that became visible together."""
 
 
 class Chains:

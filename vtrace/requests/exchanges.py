@@ -180,6 +180,15 @@ class Exchanges:
         chains["popped"][at[pops]] = True
         for name, column in (("readable", "length"), ("writable", "room")):
             chains[name][at[pops]] = batch[column][rows[pops]]
+        places = batch["flags"][rows] & np.uint16(Flag.POSITION) != 0
+        placed = pops & places
+        chains["placed"][at[placed]] = True
+        chains["position"][at[placed]] = batch["position"][rows[placed]]
+        # An answer has the position of its own POP.
+        known = there & places & (kinds == Kind.RESPONSE)
+        known[known] = chains["placed"][at[known]]
+        other = chains["position"][at[known]] != batch["position"][rows[known]]
+        chains["foreign"][at[known][other]] = True
         used = there & (kinds == Kind.USED)
         chains["used"][at[used]] = True
         chains["written"][at[used]] = batch["length"][rows[used]]
@@ -227,6 +236,9 @@ class Exchanges:
         rows["last_byte"] = -1
         has = found >= 0
         rows[has] = self._rows.view[found[has]]
+        # What became visible before it was filled in, or never, has another chain's answer.
+        foreign = rows["foreign"] | (rows["used_ns"] > used_ns)
+        rows["last_byte"][foreign] = -1
         serials = rows["serial"][has]
         order = np.argsort(serials)
         place = np.flatnonzero(has)[order]
@@ -237,6 +249,7 @@ class Exchanges:
         mine[mine] = serials[at[mine]] == pieces["chain"][mine]
         chosen = pieces[mine].copy()
         chosen["chain"] = place[at[mine]]
+        chosen = chosen[~(chosen["response"] & foreign[chosen["chain"].astype(np.int64)])]
         # The bytes are copied together: what is given out does not change with what is kept.
         sizes = chosen["size"].astype(np.int64)
         ends = np.cumsum(sizes)
