@@ -193,3 +193,49 @@ def test_no_events_but_sums(vtrace, tmp_path):
         writer.write(EventBatch.empty({"exits": EXITS}))
     assert "COM1" in vtrace("exits", "--sum", path).out
     assert "see vtrace exits --sum" in vtrace("exits", path).err
+
+
+# QEMU's memory tree
+
+
+TREE = """\
+FlatView #0
+ AS "memory", root: system
+ Root memory region: system
+  00000000febc0000-00000000febdffff (prio 1, i/o): e1000-mmio
+FlatView #1
+ AS "I/O", root: io
+  000000000000c100-000000000000c13f (prio 1, i/o): e1000-io owner:{dev id=nic5}
+"""
+
+
+def test_the_memory_tree_names_devices(vtrace, summed, tmp_path):
+    tree = tmp_path / "tree.txt"
+    tree.write_text(TREE)
+    found = json.loads(vtrace("exits", "--sum", "--json", "--mtree", tree, summed).out)
+    devices = {one["address"]: (one["device"], one["part"]) for one in found["exits"]}
+    assert devices[0xC123] == ("nic5", "e1000-io")
+    assert devices[0xFEBC0000] == ("e1000-mmio", "")
+    assert devices[0x3F8] == ("COM1", "")
+    both = json.loads(
+        vtrace("diff", "--json", "--mtree-before", tree, "--per", "1", summed, summed).out
+    )
+    rows = {row["device"]: row for row in both["counts"] if row["what"] == "exits"}
+    assert (rows["nic5"]["before"], rows["nic5"]["after"]) == (1, 0)
+    assert rows["unknown (port 0xc123)"]["after"] == 1
+
+
+def test_a_memory_tree_that_is_none(vtrace, summed, told, tmp_path):
+    empty = tmp_path / "empty.txt"
+    empty.write_text("Hello\n")
+    done = vtrace("exits", "--sum", "--mtree", empty, summed)
+    assert (done.code, len(done.err.splitlines())) == (ExitCode.INPUT, 1)
+    assert "info mtree -f" in done.err
+    done = vtrace("exits", "--sum", "--mtree", tmp_path / "none.txt", summed)
+    assert (done.code, len(done.err.splitlines())) == (ExitCode.INPUT, 1)
+    tree = tmp_path / "tree.txt"
+    tree.write_text(TREE)
+    for words in (["--vm", "other"], []):
+        done = vtrace("exits", "--sum", "--mtree", tree, *words, told if not words else summed)
+        assert done.code == ExitCode.USAGE
+    assert vtrace("exits", "--mtree", tree, summed).code == ExitCode.USAGE

@@ -84,6 +84,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=pair_of_names,
         help="a device, VM/DEVICE or VM that is called otherwise in AFTER",
     )
+    for side in ("before", "after"):
+        group.add_argument(
+            f"--mtree-{side}",
+            metavar="TEXT",
+            help=f"QEMU's answer to info mtree -f names devices in {side.upper()}",
+        )
     group = parser.add_argument_group("figures")
     group.add_argument(
         "--per",
@@ -111,8 +117,8 @@ def run(args: argparse.Namespace) -> int:
     options.max_loss(args)
     if args.before == args.after == "-":
         raise UsageError("diff: only one of the two recordings can come from stdin")
-    first, code = read(args.before, args)
-    second, other = read(args.after, args)
+    first, code = read(args.before, args, args.mtree_before)
+    second, other = read(args.after, args, args.mtree_after)
     comparison = compare(first, second, args.per, mapped=args.map, confidence=args.confidence)
     if args.json:
         print_json(as_json(comparison))
@@ -124,16 +130,18 @@ def run(args: argparse.Namespace) -> int:
     return max(code, other)
 
 
-def read(path: str, args: argparse.Namespace) -> tuple[Side, int]:
+def read(path: str, args: argparse.Namespace, tree: str | None) -> tuple[Side, int]:
     """Read a recording; return it as a side, and the exit code for what was damaged of it."""
     from parsers.tracefile import open_trace
+    from vtrace.cli.exit_sums import memory_tree
     from vtrace.cli.reading import conclude
     from vtrace.session import Session
     from vtrace.session.side import side_of
 
+    text = "" if tree is None else memory_tree(tree)
     with open_trace(path) as trace:
         session = Session(trace)
-        side = side_of(session, args.vm)
+        side = side_of(session, args.vm, text)
         unlimited = argparse.Namespace(max_loss=None)
         return side, conclude(session, unlimited, quiet=True)
 

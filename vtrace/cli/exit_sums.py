@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from vtrace.cli.output import Cell, Style, print_table
+from vtrace.errors import InputError
 from vtrace.tables.human import count_text, duration_text
 
 if TYPE_CHECKING:
@@ -40,6 +42,25 @@ COLUMNS: Final = (
     "user_count",
     "user_ns",
 )
+
+
+MOST_TREE_BYTES: Final = 16 << 20
+
+
+def memory_tree(path: str) -> str:
+    """Return the text of a file with QEMU's memory tree.
+
+    Raises:
+        InputError: It cannot be read, or is too large to be one.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            found = file.read(MOST_TREE_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    if len(found) > MOST_TREE_BYTES:
+        raise InputError(f"{path}: too large for a memory tree of QEMU ({MOST_TREE_BYTES:,} bytes)")
+    return found.decode(errors="replace")
 
 
 def chosen(summary: Summary, args: argparse.Namespace) -> tuple[list[Row], list[Row] | None]:

@@ -17,12 +17,21 @@ SUMMARY = "print VM exits, one a line, or their sums by device"
 DESCRIPTION = """\
 Print the times that a vCPU left the guest and came back, one a line: when it
 went back in, why it had left, and how long it was outside. A recording may hold
-only their sums: --sum prints these, by vCPU, reason, and the port or memory of a
-device that was touched, with the time that QEMU took; and interrupts by line."""
+only their sums. --sum prints these, by vCPU, reason, and the port or memory of a
+device that was touched, with the time that QEMU took; and interrupts by line.
+(vtrace report has the sums by reason.)
+
+Whose a port or address is, is known for the old devices of a PC and for kicks of
+virtqueues; the rest is said to be unknown, unless --mtree has QEMU's memory tree:
+virsh qemu-monitor-command --hmp web1 'info mtree -f -o' > web1.txt"""
 EXAMPLES = [
     ("vtrace exits run.vtrace", "Every exit."),
     ("vtrace exits --sum run.vtrace", "Sums by reason and device, and time in QEMU."),
     ("vtrace exits --sum --json run.vtrace | jq '.exits[] | .device'", "The same, for scripts."),
+    (
+        "vtrace exits --sum --mtree web1.txt run.vtrace",
+        "With QEMU's memory tree, from its monitor.",
+    ),
     ("vtrace exits -Y 'outside_ns > 100us' run.vtrace", "Those that took long."),
     ("vtrace exits -Y 'reason == EPT_MISCONFIG' --json run.vtrace", "MMIO, for scripts."),
 ]
@@ -36,8 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
     options.add_input(parser)
     options.add_selection(parser, queues=False)
-    parser.add_argument_group("what is shown").add_argument(
+    group = parser.add_argument_group("what is shown")
+    group.add_argument(
         "--sum", action="store_true", help="sums by vCPU, reason, and port or memory of a device"
+    )
+    group.add_argument(
+        "--mtree", metavar="TEXT", help="with --sum: QEMU's answer to info mtree -f names devices"
     )
     options.add_format(parser, csv=True)
     options.add_loss(parser)
@@ -47,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the exits."""
     if args.sum:
         return print_sum(args)
+    if args.mtree is not None:
+        raise UsageError("exits: --mtree names the devices of sums; it needs --sum")
     from vtrace.cli import say
     from vtrace.cli.output import Style
     from vtrace.cli.reading import Rows, conclude, loss_text, opened
@@ -89,8 +104,11 @@ def print_sum(args: argparse.Namespace) -> int:
         if getattr(args, option) is not None:
             name = "-Y" if option == "display_filter" else f"--{option}"
             raise UsageError(f"exits: {name} is for single exits; their sums are of all of it")
+    tree = None if args.mtree is None else exit_sums.memory_tree(args.mtree)
     with opened(args) as session:
         summary = session.summary()
+        if tree is not None:
+            summary.use_tree(tree, args.vm[0] if args.vm and len(args.vm) == 1 else None)
         if args.json:
             print_json(exit_sums.as_json(session, summary, args))
         elif args.csv:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from vtrace.errors import InputError, UsageError
 from vtrace.exit_reasons import exit_reason
-from vtrace.inventory.regions import Regions, region_of
+from vtrace.inventory.regions import Regions, mtree_regions, region_of
 from vtrace.model import Kind
 
 if TYPE_CHECKING:
@@ -31,6 +32,28 @@ class ExitSums:
         self._names = names
         self._places: dict[Kind, set[tuple[int, int]]] = {Kind.KICK: set(), Kind.IRQ: set()}
         self._known: dict[str, Regions] = {}
+        self._trees: dict[str, str] = {}
+
+    def add_tree(self, text: str, vm: str | None = None) -> None:
+        """Take QEMU's memory tree (``info mtree -f``) of a VM; without a name of the only one.
+
+        Raises:
+            UsageError: There are several VMs, and none is named; or not this one.
+            InputError: No device is in it.
+        """
+        vms = {str(row.get("vm", "")) for row in self._section("exits")}
+        if vm is not None and vm not in vms:
+            raise UsageError(
+                f"no exits of a VM {vm} were recorded, for which there is a memory tree"
+            )
+        if vm is None and len(vms) != 1:
+            raise UsageError(
+                f"a memory tree is that of one VM, and exits of {len(vms)} were recorded; "
+                "name it with --vm"
+            )
+        if not mtree_regions(text):
+            raise InputError("no ports and no memory of a device in it: is it info mtree -f?")
+        self._trees[vm if vm is not None else vms.pop()] = text
 
     def feed(self, batch: EventBatch) -> None:
         """Keep where queues were notified, and by which message they interrupted."""
@@ -142,7 +165,16 @@ class ExitSums:
         rows = vms if isinstance(vms, list) else ()
         found = next((r for r in rows if isinstance(r, Mapping) and r.get("name") == vm), {})
         listed = found.get("regions")
-        known = [region_of(row) for row in (listed if isinstance(listed, list) else ())]
+        devices = found.get("devices")
+        told = mtree_regions(
+            self._trees.get(vm, ""),
+            [
+                one
+                for one in (devices if isinstance(devices, list) else ())
+                if isinstance(one, dict)
+            ],
+        )
+        known = [region_of(row) for row in [*(listed if isinstance(listed, list) else ()), *told]]
         lines = found.get("lines")
         return Regions(
             known=[region for region in known if region is not None],

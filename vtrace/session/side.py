@@ -15,9 +15,21 @@ if TYPE_CHECKING:
 __all__ = ["side_of"]
 
 
-def side_of(session: Session, vms: list[str] | None = None) -> Side:
-    """Read a session to its end and return what is compared; ``vms``: of these alone."""
+def side_of(session: Session, vms: list[str] | None = None, tree: str = "") -> Side:
+    """Read a session to its end and return what is compared.
+
+    Args:
+        session: a recording.
+        vms: these alone.
+        tree: QEMU's memory tree of the VM (``info mtree -f``).
+
+    Raises:
+        UsageError: It cannot be told whose the tree is.
+        InputError: It is none.
+    """
     summary = session.summary()
+    if tree:
+        summary.use_tree(tree, vms[0] if vms and len(vms) == 1 else None)
     loss = session.loss()
     names = ("produced", "received", "lost", "pending", "late", "missed")
     devices = dict(_devices(session, vms))

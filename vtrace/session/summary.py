@@ -124,6 +124,11 @@ class Summary:
         self.interrupts = self.exit_sums.interrupts()
         self.drops = self._drop_rows()
 
+    def use_tree(self, text: str, vm: str | None = None) -> None:
+        """Name the devices of exits by QEMU's memory tree; see ``ExitSums.add_tree``."""
+        self.exit_sums.add_tree(text, vm)
+        self.exits_by_device = self.exit_sums.exits()
+
     def _queue_row(self, number: int, stats: Any) -> Row:
         queue = self.names.queue(number)
         row: Row = {
