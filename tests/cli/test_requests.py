@@ -154,7 +154,9 @@ def test_summary_has_no_rows(vtrace, served, option):
 
 def test_a_recording_without_such_queues(vtrace, told):
     assert vtrace("requests", "--json", told).out == ""
-    assert vtrace("requests", told).lines == ["0 requests; lost 0"]
+    done = vtrace("requests", told)
+    assert done.lines == ["0 requests; lost 0"]
+    assert "no queue in it was served by QEMU" in done.err
     assert "requests" not in json.loads(vtrace("report", "--json", told).out)
     assert "requests" not in vtrace("report", told).out
 

@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the requests, or their sums."""
+    from vtrace.cli import say
     from vtrace.cli.output import Style
     from vtrace.cli.reading import Rows, conclude, loss_text, opened
     from vtrace.session import requests_of
@@ -73,6 +74,10 @@ def run(args: argparse.Namespace) -> int:
         text = not (args.json or args.csv)
         if text:
             print(f"{count_text(rows.count)} requests; {loss_text(session.loss(), style)}")
+        if not any(
+            queue.get("backend") == "qemu" for queue in session.metadata.section("queues").values()
+        ):
+            say("no queue in it was served by QEMU; vhost's packets are in vtrace packets")
         return conclude(session, args, quiet=text, stopped=rows.full)
 
 
