@@ -202,6 +202,17 @@ def test_what_was_not_recorded_is_not_zero():
     assert row["after_per"] is None
 
 
+def test_devices_that_a_recording_does_not_know_are_not_zero():
+    before = side(exits=(exits("IOIO", count=3),))
+    after = side("b", exits=(exits("IOIO", "COM1", count=4, user=(4, 100)),))
+    made = compare(before, after)
+    assert counts(made, "COM1", "")["exits"][:2] == (None, 4)
+    rows = {row["device"]: row for row in made.exits}
+    assert rows["COM1"]["before"] is None
+    assert rows[""]["after"]["count"] == 0
+    assert any("without device" in warning for warning in made.warnings)
+
+
 def test_drops_by_reason_and_place():
     full = {"reason": "FULL_RING", "location": "tun_net_xmit"}
     made = compare(

@@ -68,7 +68,7 @@ def device_counts(before: Side, after: Side, pairs: Pairs, units: Measured) -> l
     interrupts = [_interrupts(before, None), _interrupts(after, pairs)]
     names = {*exits[0], *exits[1], *(interrupts[0] or ()), *(interrupts[1] or ())}
     none: Sums = dict.fromkeys(_OF_EXITS, 0)
-    known = [bool(side.exits) for side in (before, after)]
+    known = [side.knows_devices for side in (before, after)]
     rows = []
     for vm, device in sorted(names):
         place: Row = {"vm": vm, "device": device, "queue": ""}
@@ -130,7 +130,8 @@ def exit_rows(before: Side, after: Side, pairs: Pairs, units: Measured) -> list[
         for name, sums, side, count in zip(
             ("before", "after"), both, (before, after), (units.before, units.after), strict=True
         ):
-            whole = dict.fromkeys(_OF_EXITS, 0) if sums is None and side.exits else sums
+            seen = side.knows_devices if device else bool(side.exits)
+            whole = dict.fromkeys(_OF_EXITS, 0) if sums is None and seen else sums
             row[name] = whole
             row[f"{name}_per"] = whole and {key: _per(n, count) for key, n in whole.items()}
         rows.append(row)

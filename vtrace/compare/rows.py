@@ -173,13 +173,8 @@ def _warnings(before: Side, after: Side, units: Measured) -> list[str]:
             f"{units.name}s were counted in two ways ({units.before_basis}; {units.after_basis}): "
             "figures per unit are comparable only as far as these are"
         )
-    seen = [_by_device_seen(side) for side in (before, after)]
-    if seen[0] != seen[1]:
-        blind = after if seen[0] else before
+    if before.knows_devices != after.knows_devices:
+        blind = after if before.knows_devices else before
         if blind.exits:
             said.append(f"{blind.source}: exits were recorded without device and time in QEMU")
     return said
-
-
-def _by_device_seen(side: Side) -> bool:
-    return any(row.user_count is not None for row in side.exits)

@@ -106,6 +106,11 @@ class Side:
         return kinds
 
     @property
+    def knows_devices(self) -> bool:
+        """Whether exits were recorded with the device that they touched, and their time in QEMU."""
+        return any(row.device or row.user_count is not None for row in self.exits)
+
+    @property
     def lossy(self) -> bool:
         """Whether records are missing."""
         return self.damaged or any(self.loss.get(name) for name in ("lost", "missed", "pending"))
