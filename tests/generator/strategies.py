@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
+from tests.generator.qemu import QemuQueue, QemuScenario
 from tests.generator.scenario import RECREATE, RESET, RESUME, Control, Pair, Scenario
 
-__all__ = ["batch_sizes", "pairs", "rngs", "scenarios"]
+__all__ = ["batch_sizes", "pairs", "qemu_scenarios", "rngs", "scenarios"]
 
 _SIZES = (4, 8, 16, 64, 256, 1024, 32768)
 _NEAR_WRAP = st.one_of(st.just(0), st.integers(65400, 65535), st.integers(0, 65535))
@@ -108,6 +109,54 @@ def scenarios(draw: st.DrawFn, *, controls: bool = True, hostile: bool = True,
         exits=draw(st.booleans()),
         svm=draw(st.booleans()),
         packet_start=draw(st.sampled_from((0, 2**32 - 50))),
+        seq_start=draw(st.sampled_from((0, 12345))),
+    )
+
+
+@st.composite
+def qemu_scenarios(draw: st.DrawFn, *, controls: bool = True) -> QemuScenario:
+    """Draw queues that QEMU serves: some hundred to some thousand records."""
+    duration_ns = draw(st.sampled_from((50_000, 250_000, 600_000)))
+
+    def share(most: float) -> float:
+        return draw(st.sampled_from((0.0, 0.0, most)))
+
+    def ring() -> QemuQueue:
+        times = draw(st.lists(st.integers(2, max(duration_ns // 20_000 - 1, 2)), max_size=3,
+                              unique=True)) if controls else []  # fmt: skip
+        in_order = draw(st.sampled_from((False, False, True)))
+        return QemuQueue(
+            size=draw(st.sampled_from((4, 7, 16, 64, 100, 256))),
+            packed=draw(st.booleans()),
+            event_idx=draw(st.booleans()),
+            in_order=in_order,
+            direction=draw(st.sampled_from(("none", "rx", "tx"))),
+            base=draw(_NEAR_WRAP),
+            burst=draw(st.sampled_from((1, 4, 30))),
+            gap=draw(st.sampled_from((500, 5000, 30_000))),
+            service=draw(st.sampled_from((200, 10_000, 60_000))),
+            step=draw(st.sampled_from((10, 300))),
+            irq_delay=draw(st.sampled_from((100, 5000))),
+            descriptors=draw(st.integers(1, 5)),
+            indirect=draw(st.booleans()),
+            suppress=draw(st.booleans()),
+            poll_chance=share(0.5),
+            hand_back_chance=share(0.2),
+            detach_chance=share(0.1),
+            blind_chance=share(0.3),
+            lazy_chance=share(0.5),
+            interrupts=draw(st.sampled_from(("nested", "deferred", "elsewhere"))),
+            controls=tuple(
+                (t * 20_000, draw(st.sampled_from(("reset", "resume", "other"))))
+                for t in sorted(times)
+            ),
+        )
+
+    return QemuScenario(
+        rings=tuple(ring() for _ in range(draw(st.integers(1, 3)))),
+        duration_ns=duration_ns,
+        seed=draw(st.integers(0, 2**32 - 1)),
+        cpus=draw(st.sampled_from((1, 2, 8))),
         seq_start=draw(st.sampled_from((0, 12345))),
     )
 

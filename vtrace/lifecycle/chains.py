@@ -7,11 +7,14 @@ from typing import Any
 from vtrace.lifecycle.cachedir import kernel
 from vtrace.lifecycle.codes import (
     AMBIGUOUS,
+    BACK,
     COMPLETE,
     D_NONE,
     D_RX,
     F_AVAIL,
     F_CUT,
+    FILLED,
+    FREE,
     LOST,
     NOT_APPLICABLE,
     NP_BACKEND,
@@ -23,13 +26,14 @@ from vtrace.lifecycle.codes import (
     O_RESET,
     O_USED,
     PARTIAL,
+    POPPED,
     SEEN,
     SHARED,
     SUPPRESSED,
     SURE,
     UNKNOWN,
 )
-from vtrace.lifecycle.held import push, queue_gap
+from vtrace.lifecycle.held import push, queue_gap, touched
 from vtrace.lifecycle.memory import (
     kick_at,
     open_at,
@@ -58,23 +62,15 @@ __all__ = [
     "partial",
     "place",
     "pop",
-    "touched",
+    "taken",
     "waiting_row",
 ]
 
 
 @kernel
-def touched(s: Any, k: Any, row: Any) -> Any:
-    """Set the trust of a chain to ambiguous if records were lost since it began."""
-    gap_end = max(s["gap_end"], queue_at(s, k)["gap_end"])
-    if gap_end and gap_end >= row["start"]:
-        row["trust"] = AMBIGUOUS
-
-
-@kernel
-def partial(s: Any, row: Any, bit: Any) -> Any:
+def partial(s: Any, k: Any, row: Any, bit: Any) -> Any:
     """Note that a time is missing as the recording began or ended first, if one looks for it."""
-    if row["trust"] == COMPLETE and not s["not_probed"] & bit:
+    if row["trust"] == COMPLETE and not queue_at(s, k)["not_probed"] & bit:
         row["trust"] = PARTIAL
 
 
@@ -94,27 +90,35 @@ def end_chain(s: Any, k: Any, row: Any, outcome: Any) -> Any:
     if q["direction"] == D_RX and row["enqueue_ns"] == 0 and not row["joined"]:
         row["enqueue_state"] = never
     row["settled"] = s["now"]
+    if row["live"] == FILLED and outcome != O_USED:
+        # Filled in, and the driver never saw it.
+        row["used_bytes"] = 0
     if outcome == O_IN_FLIGHT and row["trust"] == COMPLETE:
         row["trust"] = PARTIAL
     touched(s, k, row)
     push(s, row)
-    row["live"] = 0
+    row["live"] = FREE
+    q["open_n"] -= 1
 
 
 @kernel
 def close_open(s: Any, k: Any, reset: Any) -> Any:
     """Finish all chains of a queue that are popped or handed back, oldest first."""
     q = queue_at(s, k)
-    for step in range(3 * q["cap"]):
+    # None is older than the first that was popped when there was none.
+    span = q["position"] - q["open_from"]
+    for step in range(q["cap"] - span if 0 <= span < q["cap"] else 0, 3 * q["cap"]):
+        if q["open_n"] == 0:
+            return
         # Those popped by position, then those handed back; then what a loss has left out of order.
         turn = step // q["cap"]
         head = step - 2 * q["cap"]
         if turn < 2:
             head = order_at(s, k, q["position"] + step)["number"]
         row = open_at(s, q["base"] + head)
-        if row["live"] == 1 and turn != 1:
+        if row["live"] in (POPPED, FILLED) and turn != 1:
             end_chain(s, k, row, O_RESET if reset else O_IN_FLIGHT)
-        elif row["live"] == 2 and turn != 0:
+        elif row["live"] == BACK and turn != 0:
             if not reset and row["trust"] == COMPLETE:
                 row["trust"] = PARTIAL
             end_chain(s, k, row, O_DISCARDED)
@@ -133,7 +137,7 @@ def place(s: Any, k: Any, index: Any, now: Any) -> Any:
             q["position"] += ahead
             if q["position"] < 0:
                 q["position"] += 0x10000
-            if s["strict"]:
+            if s["strict"] and not q["qemu"]:
                 q["waiting"] = 0
                 q["frames_bad"] = 1
     else:
@@ -167,9 +171,12 @@ def set_kick(s: Any, k: Any, row: Any) -> Any:
         row["kick_tid"] = kick["tid"]
         row["kick_state"] = SHARED if kick["served"] else SEEN
         kick["served"] = 1
+    elif q["run_blind"] and q["run_ns"] > row["avail_lo_ns"]:
+        # QEMU was told to look, and by whom was not seen.
+        row["kick_state"] = LOST
     elif row["avail_lo_ns"] == 0 and not q["started"]:
         row["kick_state"] = LOST
-        partial(s, row, NP_KICK)
+        partial(s, k, row, NP_KICK)
     else:
         row["kick_state"] = SUPPRESSED
 
@@ -187,9 +194,26 @@ def set_run(s: Any, k: Any, row: Any) -> Any:
         row["wake_state"] = NOT_APPLICABLE
     else:
         row["wake_state"] = LOST
-        partial(s, row, NP_WAKE)
+        partial(s, k, row, NP_WAKE)
     if not q["run_ns"]:
-        partial(s, row, NP_RUN)
+        partial(s, k, row, NP_RUN)
+    q["run_first"] = 0
+
+
+@kernel
+def set_read(s: Any, k: Any, row: Any) -> Any:
+    # QEMU has no worker that is woken. It may look without being told to: then there is no run.
+    q = queue_at(s, k)
+    row["wake_ns"] = 0
+    row["wake_state"] = NOT_APPLICABLE
+    row["run_ns"] = q["run_ns"]
+    if q["run_ns"]:
+        row["run_state"] = SEEN if q["run_first"] else SHARED
+    elif q["run_floor"] or q["started"]:
+        row["run_state"] = NOT_APPLICABLE
+    else:
+        row["run_state"] = LOST
+        partial(s, k, row, NP_RUN)
     q["run_first"] = 0
 
 
@@ -207,7 +231,6 @@ def forget_wait(s: Any, k: Any, head: Any) -> Any:
 def pop(s: Any, k: Any, now: Any, e: Any) -> Any:
     """The device took a chain. Its head is within the queue's share of the pools."""
     q = queue_at(s, k)
-    head = e["head"]
     place(s, k, e["position"], now)
     position = q["position"]
     if q["avail_known"] and q["avail"] > position + q["cap"]:
@@ -217,20 +240,30 @@ def pop(s: Any, k: Any, now: Any, e: Any) -> Any:
         ahead = (e["avail"] - e["position"]) & 0xFFFF
         if 0 < ahead <= q["cap"]:
             observe(s, k, position + ahead, now)
+    taken(s, k, now, e)
+
+
+@kernel
+def taken(s: Any, k: Any, now: Any, e: Any) -> Any:
+    """The device took the chain at its place in the available ring, which goes on."""
+    q = queue_at(s, k)
+    head = e["head"]
+    position = q["position"]
     reached(s, k, position + 1, now)
     before = popped_at(s, k, position)
-    if before["live"] == 2 and before["position"] == position and before["head"] != head:
+    if before["live"] == BACK and before["position"] == position and before["head"] != head:
         # Another head at the same place: the ring is another one.
         queue_gap(s, k, before["start"], now)
         end_chain(s, k, before, O_DISCARDED)
     row = open_at(s, q["base"] + head)
-    again = row["live"] == 2 and row["position"] == position
+    again = row["live"] == BACK and row["position"] == position
     if row["live"] and not again:
         # The driver has it back, so it was used; that record is missing.
         queue_gap(s, k, row["start"], now)
         row["trust"] = AMBIGUOUS
-        forget_wait(s, k, head)
-        end_chain(s, k, row, O_DISCARDED if row["live"] == 2 else O_USED)
+        if not q["qemu"]:
+            forget_wait(s, k, head)
+        end_chain(s, k, row, O_DISCARDED if row["live"] == BACK else O_USED)
     if not again:
         row["position"] = position
         row["queue"] = q["id"]
@@ -247,9 +280,17 @@ def pop(s: Any, k: Any, now: Any, e: Any) -> Any:
         row["trust"] = COMPLETE
     if not again or row["kick_state"] == NOT_APPLICABLE:
         set_kick(s, k, row)
-    set_run(s, k, row)
-    row["live"] = 1
-    row["joined"] = 0
+    if q["qemu"]:
+        set_read(s, k, row)
+    else:
+        set_run(s, k, row)
+    if q["open_n"] == 0:
+        q["open_from"] = position
+    q["open_n"] += row["live"] == FREE
+    row["backend"] = q["qemu"]
+    row["packed"] = q["packed"]
+    row["live"] = POPPED
+    row["joined"] = q["qemu"]
     row["cut"] = e["flags"] & F_CUT != 0
     row["descriptors"] = e["count"]
     row["readable_bytes"] = e["length"]
@@ -262,7 +303,7 @@ def pop(s: Any, k: Any, now: Any, e: Any) -> Any:
     row["pop_ns"] = now
     row["pop_state"] = SEEN
     row["backend_ns"] = 0
-    row["backend_state"] = LOST
+    row["backend_state"] = NOT_APPLICABLE if q["qemu"] else LOST
     row["used_ns"] = 0
     row["signal_ns"] = 0
     row["irq_ns"] = 0
@@ -270,13 +311,13 @@ def pop(s: Any, k: Any, now: Any, e: Any) -> Any:
     row["worker_tid"] = e["tid"]
     row["cpu"] = e["cpu"]
     start = min(row["start"], now)
-    if q["run_ns"]:
+    if q["run_ns"] or (q["qemu"] and q["run_floor"]):
         start = min(start, q["run_floor"])
     if q["direction"] != D_RX:
         start = min(start, row["avail_lo_ns"])
     row["start"] = start
     order_at(s, k, position)["number"] = head
-    if q["waiting"] < q["cap"]:
+    if q["waiting"] < q["cap"] and not q["qemu"]:
         wait_at(s, k, q["waiting"])["number"] = head
         q["waiting"] += 1
     q["position"] = position + 1
@@ -297,12 +338,12 @@ def hand_back(s: Any, k: Any, now: Any, e: Any) -> Any:
     for n in range(min(e["count"], q["cap"])):
         position = q["position"] + n
         row = popped_at(s, k, position)
-        if row["live"] == 1 and row["position"] == position:
-            row["live"] = 2
+        if row["live"] == POPPED and row["position"] == position:
+            row["live"] = BACK
             row["handed_back"] += 1
             if not q["join_sure"]:
                 # The first of the recording: it may have been tried before that began.
-                partial(s, row, NP_BACKEND)
+                partial(s, k, row, NP_BACKEND)
             row["joined"] = 0
             row["packet"] = 0
             row["backend_ns"] = 0
@@ -333,7 +374,7 @@ def give_up_join(s: Any, k: Any) -> Any:
     for n in range(q["waiting"]):
         row = waiting_row(s, k, n)
         if not q["join_sure"]:
-            partial(s, row, NP_BACKEND)
+            partial(s, k, row, NP_BACKEND)
         elif s["strict"]:
             row["trust"] = AMBIGUOUS
         row["joined"] = 1

@@ -9,6 +9,7 @@ __all__: list[str] = []
 # vtrace.model.Kind
 (KICK, WAKE, RUN, POP, EMPTY, POP_ERROR, HAND_BACK, ENQUEUE, REFUSE, RECV, SEND, DELIVER, USED,
  SIGNAL, IRQ, ENABLE, START, STOP, DROP) = range(1, 20)  # fmt: skip
+FLUSH, DETACH = 24, 25
 
 # vtrace.model.Flag
 F_AVAIL: Final = 1
@@ -21,6 +22,8 @@ F_EVENT_IDX: Final = 64
 F_SOCKET: Final = 128
 F_CUT: Final = 256
 F_BATCH: Final = 4096
+F_PACKED: Final = 8192
+F_QEMU: Final = 16384
 
 # vtrace.model.TimeState
 SEEN, SHARED, SUPPRESSED, NOT_APPLICABLE, NOT_PROBED, LOST = range(6)
@@ -28,6 +31,12 @@ SEEN, SHARED, SUPPRESSED, NOT_APPLICABLE, NOT_PROBED, LOST = range(6)
 O_USED, O_IN_FLIGHT, O_DISCARDED, O_RESET = range(4)
 # vtrace.model.Trust
 COMPLETE, PARTIAL, AMBIGUOUS = range(3)
+
+# Column `live` of a chain: no chain; the device has it; handed back; filled in and not flushed.
+FREE, POPPED, BACK, FILLED = range(4)
+
+# Column `backend` of a chain.
+B_VHOST, B_QEMU = range(2)
 
 # Direction of a queue.
 D_NONE, D_RX, D_TX = range(3)

@@ -13,6 +13,7 @@ from vtrace.lifecycle.codes import (
     D_RX,
     D_TX,
     DELIVER,
+    DETACH,
     DONE,
     DRAIN,
     DROP,
@@ -22,8 +23,10 @@ from vtrace.lifecycle.codes import (
     F_AVAIL,
     F_EVENT_IDX,
     F_POSITION,
+    F_QEMU,
     F_SOCKET,
     F_USED,
+    FLUSH,
     HAND_BACK,
     IRQ,
     KICK,
@@ -56,23 +59,11 @@ from vtrace.lifecycle.memory import (
     total_at,
 )
 from vtrace.lifecycle.packets import deliver, enqueue, recv, send, take_packet
-from vtrace.lifecycle.rings import forget_driver, note_kick, observe, signed16
+from vtrace.lifecycle.qemu import adopt, qemu_kick, qemu_origin, qemu_step
+from vtrace.lifecycle.rings import forget_driver, look, note_kick
 from vtrace.lifecycle.used import drop_after, interrupt, proof, signal, used
 
 __all__ = ["advance", "end"]
-
-
-@kernel
-def look(s: Any, k: Any, now: Any, e: Any) -> Any:
-    """Take in the driver's index as a record shows it; return it unwrapped, -1 if not known."""
-    q = queue_at(s, k)
-    if not e["flags"] & F_AVAIL or q["position_known"] == UNKNOWN:
-        return -1
-    value = q["position"] + signed16(e["avail"] - q["position"])
-    if value < 0 or value > q["position"] + q["cap"]:
-        return -1
-    observe(s, k, value, now)
-    return value
 
 
 @kernel
@@ -211,8 +202,31 @@ def start(s: Any, k: Any, now: Any, e: Any) -> Any:
 
 
 @kernel
+def step_qemu(s: Any, k: Any, kind: Any, now: Any, e: Any) -> Any:
+    q = queue_at(s, k)
+    adopt(s, k, e)
+    if e["flags"] & F_EVENT_IDX:
+        q["event_idx"] = 1
+    if kind == KICK and q["packed"]:
+        qemu_kick(s, k, now, e)
+    elif kind == KICK:
+        kick(s, k, now, e)
+    else:
+        qemu_step(s, k, kind, now, e)
+    if kind in (KICK, POP, EMPTY, SIGNAL, ENABLE):
+        if not q["skew_known"] and q["packed"]:
+            qemu_origin(s, k)
+        elif not q["skew_known"]:
+            same_origin(s, k)
+        proof(s, k, now, e)
+
+
+@kernel
 def step(s: Any, k: Any, kind: Any, now: Any, e: Any) -> Any:
     q = queue_at(s, k)
+    if q["qemu"] or e["flags"] & F_QEMU:
+        step_qemu(s, k, kind, now, e)
+        return
     if q["direction"] == D_NONE:
         if kind == RECV:
             q["direction"] = D_RX
@@ -300,12 +314,13 @@ def advance(state: Any, c: Any, first: Any) -> Any:
         kind = np.int64(c.kind[i])
         k = -1
         queue = np.int64(c.queue[i])
-        if (KICK <= kind <= STOP) and kind != ENQUEUE and kind != REFUSE and queue != 0:
+        known = KICK <= kind <= STOP or kind in (FLUSH, DETACH)
+        if known and kind != ENQUEUE and kind != REFUSE and queue != 0:
             k = slot_at(s, queue)
             if k < 0:
                 s["wanted_queue"] = queue
                 return NEW_QUEUE, i
-            if kind in (POP, USED):
+            if kind in (POP, USED, DETACH):
                 head = np.int64(c.head[i])
                 if head >= MOST_HEADS:
                     k = -1

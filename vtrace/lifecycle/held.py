@@ -9,10 +9,12 @@ import numpy as np
 from vtrace.lifecycle.cachedir import kernel
 from vtrace.lifecycle.codes import (
     AMBIGUOUS,
+    FILLED,
     HOLD_NS,
     HOLE_NS,
     LOST,
     NOT_APPLICABLE,
+    POPPED,
     SEEN_NS,
     SLACK_NS,
     TICK_NS,
@@ -28,13 +30,42 @@ from vtrace.lifecycle.memory import (
     queue_at,
 )
 
-__all__ = ["close_hole", "gap", "push", "queue_gap", "ready", "release", "room", "sequence", "tick"]
+__all__ = [
+    "close_hole",
+    "gap",
+    "push",
+    "queue_gap",
+    "ready",
+    "release",
+    "room",
+    "sequence",
+    "tick",
+    "touched",
+]
+
+
+@kernel
+def touched(s: Any, k: Any, row: Any) -> Any:
+    """Set the trust of a chain to ambiguous if records were lost since it began."""
+    gap_end = max(s["gap_end"], queue_at(s, k)["gap_end"])
+    if gap_end and gap_end >= row["start"]:
+        row["trust"] = AMBIGUOUS
 
 
 @kernel
 def strike(row: Any, begin: Any, end: Any) -> Any:
     # Something was lost near the chain. A packet that it was given then may be another's.
     row["trust"] = AMBIGUOUS
+    if row["packed"] and row["used_ns"] >= begin and row["pop_ns"] <= end:
+        # Places come again after two rounds, and so may its head have.
+        row["used_ns"] = 0
+        row["used_state"] = LOST
+        row["signal_ns"] = 0
+        row["signal_state"] = LOST
+        row["irq_ns"] = 0
+        row["irq_state"] = LOST
+        row["seen_ns"] = 0
+        row["seen_state"] = LOST
     if row["joined"] and row["pop_ns"] <= end and row["backend_ns"] >= begin:
         row["packet"] = 0
         row["backend_ns"] = 0
@@ -72,7 +103,7 @@ def mark_queue(s: Any, k: Any, begin: Any, end: Any) -> Any:
     idle = 0
     while position >= max(q["position"] - q["cap"], 0) and idle < 64:
         row = popped_at(s, k, position)
-        if row["live"] == 1 and row["position"] == position:
+        if row["live"] in (POPPED, FILLED) and row["position"] == position:
             strike(row, begin, end)
             idle = 0
         idle += 1
@@ -218,6 +249,25 @@ def release(s: Any, k: Any) -> Any:
 
 
 @kernel
+def give_up(s: Any, k: Any, now: Any) -> Any:
+    # QEMU may signal for several batches at once, and interrupt for several signals: no later
+    # batch says that one has been missed. Time does.
+    q = queue_at(s, k)
+    while q["after_irq"] < q["after_n"]:
+        row = after_at(s, k, q["after_irq"])
+        if row["used_ns"] + SEEN_NS > now:
+            return
+        if q["after_signal"] == q["after_irq"]:
+            q["after_signal"] += 1
+            if s["strict"]:
+                row["trust"] = AMBIGUOUS
+        row["settled"] = now
+        touched(s, k, row)
+        q["after_irq"] += 1
+    q["irq_due"] = 0
+
+
+@kernel
 def room(s: Any) -> Any:
     """Return whether the chains that a record or a queue can finish at once can be held."""
     return s["pushed"] - s["taken"] + 2 * s["most_heads"] + 8 <= s["hold_rows"]
@@ -234,6 +284,8 @@ def tick(s: Any, now: Any) -> Any:
             return False
         k = s["tick_slot"]
         q = queue_at(s, k)
+        if q["qemu"]:
+            give_up(s, k, now)
         while q["after_seen"] < q["after_irq"]:
             row = after_at(s, k, q["after_seen"])
             if row["used_ns"] + SEEN_NS > now:

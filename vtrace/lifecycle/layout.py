@@ -67,17 +67,22 @@ ROW: Final = np.dtype(
         )
     ]
     + [(name, "u2") for name in ("queue", "generation", "head", "descriptors", "handed_back")]
-    + [("cpu", "u2"), ("slot", "u2")]
-    + [(name, "u1") for name in ("direction", *STATES, "outcome", "trust", "live", "joined", "cut")]
+    + [("cpu", "u2"), ("slot", "u2"), ("place", "u2"), ("places", "u2"), ("filled", "u2")]
+    + [(name, "u1") for name in ("direction", "backend", *STATES, "outcome", "trust")]
+    + [(name, "u1") for name in ("live", "joined", "cut", "listed", "packed")]
 )
-"""A chain. ``live``: 0 free, 1 popped, 2 handed back; ``joined``: its RECV or SEND came."""
+"""A chain. ``live``: see ``codes.FREE``; ``joined``: its RECV or SEND came, or there is none.
+
+Of QEMU's: ``place`` is the raw place in the available ring, ``places`` how many the chain takes
+there, ``filled`` the raw place of its used element, ``listed``: its head is among those that wait.
+"""
 
 QUEUE: Final = np.dtype(
     [
         (name, "i8")
         for name in (
             # Who it is, and its share of the pools: `base` and `cap` (a power of two).
-            "id", "direction", "base", "cap", "generation", "started",
+            "id", "direction", "base", "cap", "generation", "started", "open_n", "open_from",
             # Place in the available ring: the next pop. 0 not known, 1 read elsewhere, 2 sure.
             "position", "position_known", "position_ns",
             # Place in the used ring, in the same way; skew: used index of an available index.
@@ -98,6 +103,11 @@ QUEUE: Final = np.dtype(
             "signalled", "signalled_known", "gap_end",
             # Notifications.
             "armed", "armed_avail", "event_idx",
+            # QEMU's own backend. Of a packed ring `position` counts chains and `used` places;
+            # `place` and `used_place` are the raw next ones, `reach` counts places as `used` does.
+            "not_probed", "qemu", "packed", "size", "in_order", "stopped", "notify", "starving",
+            "place", "reach", "used_place", "turn", "flush_ns", "looked_ns", "run_blind",
+            "irq_early", "flush_tid",
         )
     ]
 )  # fmt: skip
@@ -146,9 +156,9 @@ GLOBAL: Final = np.dtype(
         (name, "i8")
         for name in (
             "first_ns", "now", "begun", "from_start", "slots", "cpus", "missing", "gaps",
-            "gap_end", "tick", "tick_slot", "pushed", "taken", "frozen", "most_heads", "not_probed",
-            "wanted_queue", "wanted_heads", "late", "events", "hold_rows",
-            "lost", "losing", "marked", "strict", "sparse",
+            "gap_end", "tick", "tick_slot", "pushed", "taken", "frozen", "most_heads",
+            "not_probed", "not_probed_qemu", "wanted_queue", "wanted_heads", "late", "events",
+            "hold_rows", "lost", "losing", "marked", "strict", "sparse",
             # Addresses.
             *_POOLS,
         )
@@ -201,7 +211,7 @@ class State(NamedTuple):
     order: Array  # NUMBER
     after: Array  # ROW
     frames: Array  # FRAME
-    waits: Array  # NUMBER: heads in the order of their pops, till joined
+    waits: Array  # NUMBER: heads in the order of their pops, till joined; QEMU: filled ones
     changes: Array  # CHANGE
     kicks: Array  # KICKED
     hold: Array  # ROW: ring of finished chains
@@ -268,14 +278,22 @@ def _with_pools(state: State, end: int) -> State:
     )
 
 
-def reserve(state: State, queue: int, heads: int, direction: int) -> State:
-    """Return the state with room for a queue of ``heads`` descriptors, new or grown."""
+def reserve(
+    state: State, queue: int, heads: int, direction: int, size: int = 0, in_order: bool = False
+) -> State:
+    """Return the state with room for a queue of ``heads`` descriptors, new or grown.
+
+    ``size``: descriptors of the ring, 0 where not known; ``in_order``: VIRTIO_F_IN_ORDER.
+    """
     one = state.one[0]
     slot = int(state.slot["number"][queue]) - 1
     cap = 1 << max(min(heads, MOST_HEADS) - 1, 15).bit_length()
     if slot >= 0:
         if direction:
             state.queue[slot]["direction"] = direction
+        if size:
+            state.queue[slot]["size"] = size
+            state.queue[slot]["in_order"] = in_order
         return state if cap <= state.queue[slot]["cap"] else grown(state, slot, cap)
     slot, end = int(one["slots"]), _taken(state)
     state = _with_pools(state, end + cap)
@@ -284,6 +302,7 @@ def reserve(state: State, queue: int, heads: int, direction: int) -> State:
     )
     row = state.queue[slot]
     row["id"], row["direction"], row["base"], row["cap"] = queue, direction, end, cap
+    row["size"], row["in_order"], row["not_probed"] = size, in_order, one["not_probed"]
     state.slot["number"][queue] = slot + 1
     one["slots"] = slot + 1
     one["most_heads"] = max(int(one["most_heads"]), cap)

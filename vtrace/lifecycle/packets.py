@@ -122,7 +122,7 @@ def recv(s: Any, k: Any, now: Any, e: Any) -> Any:
         else:
             row["enqueue_state"] = LOST
             row["start"] = 0
-            partial(s, row, NP_ENQUEUE)
+            partial(s, k, row, NP_ENQUEUE)
     no_longer(s, k, count)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vtrace.lifecycle.cachedir import kernel
+from vtrace.lifecycle.codes import F_AVAIL, UNKNOWN
 from vtrace.lifecycle.memory import (
     change_at,
     kick_at,
@@ -16,6 +17,7 @@ __all__ = [
     "avail_window",
     "find_kick",
     "forget_driver",
+    "look",
     "note_kick",
     "observe",
     "reached",
@@ -69,9 +71,23 @@ def change(s: Any, k: Any, value: Any, now: Any) -> Any:
     q["avail"] = value
     q["avail_known"] = 1
     if q["armed"] and value > q["armed_avail"]:
-        # With event index a kick is asked for once, with flags for each chain.
-        q["armed"] = not q["event_idx"]
+        # With event index a kick is asked for once, with flags for each chain. How many chains a
+        # packed ring holds is not seen: there the first that comes into an empty one counts.
+        q["armed"] = not (q["event_idx"] or q["packed"])
         total_at(s, k)["kicks_needed"] += 1
+
+
+@kernel
+def look(s: Any, k: Any, now: Any, e: Any) -> Any:
+    """Take in the driver's index as a record shows it; return it unwrapped, -1 if not known."""
+    q = queue_at(s, k)
+    if not e["flags"] & F_AVAIL or q["position_known"] == UNKNOWN:
+        return -1
+    value = q["position"] + signed16(e["avail"] - q["position"])
+    if value < 0 or value > q["position"] + q["cap"]:
+        return -1
+    observe(s, k, value, now)
+    return value
 
 
 @kernel

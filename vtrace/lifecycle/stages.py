@@ -1,5 +1,7 @@
 """Stages of a lifecycle: differences of two times that were seen or shared.
 
+Of queues that vhost serves, by direction; those that QEMU serves are all as the other queues.
+
 =========  ==========================  ==============================  ==================
 stage      net rx                      net tx                          other queues
 =========  ==========================  ==============================  ==================
@@ -40,7 +42,8 @@ def _either(chosen: Array, one: Times, other: Times) -> Times:
 def stages(columns: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
     """Return stage -> (int64 ns, valid) of the chains of a table; 0 where it is not valid."""
     direction = columns["direction"]
-    rx, tx = direction == 1, direction == 2
+    vhost = columns["backend"] == 0
+    rx, tx = vhost & (direction == 1), vhost & (direction == 2)
     net = rx | tx
 
     def at(name: str) -> Times:

@@ -24,6 +24,7 @@ COLUMNS: Final[dict[str, np.dtype[Any]]] = {
         ("position", "u8"),
         ("head", "u2"),
         ("direction", "u1"),
+        ("backend", "u1"),
         ("descriptors", "u2"),
         ("readable_bytes", "u4"),
         ("writable_bytes", "u4"),
@@ -42,7 +43,10 @@ COLUMNS: Final[dict[str, np.dtype[Any]]] = {
         ("cpu", "u2"),
     )
 }
-"""Name of every column -> type. Times are CLOCK_MONOTONIC in ns, 0: none."""
+"""Name of every column -> type. Times are CLOCK_MONOTONIC in ns, 0: none.
+
+``direction``: 0 none, 1 rx, 2 tx; ``backend``: 0 vhost, 1 QEMU, by the chain's records.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vtrace.lifecycle import engine, held
 from vtrace.lifecycle.codes import DONE, DRAIN, MORE_HEADS
-from vtrace.lifecycle.layout import Columns, State, new_state, reserve
+from vtrace.lifecycle.layout import MOST_HEADS, Columns, State, new_state, reserve
 from vtrace.lifecycle.stats import Notifications, QueueStats, Sums
 from vtrace.lifecycle.table import LifecycleTable
 from vtrace.model import TIME_COLUMNS, Direction, Queue, TimeState
@@ -23,6 +23,9 @@ __all__ = ["Tracker"]
 Array = NDArray[Any]
 
 _DIRECTIONS: Final[dict[str, int]] = {Direction.RX: 1, Direction.TX: 2}
+_BACKENDS: Final = ("vhost", "qemu")
+_IN_ORDER: Final = 1 << 35
+"""VIRTIO_F_IN_ORDER."""
 _HEADS: Final = 256
 """Descriptors of a ring of which nothing is known yet; it grows."""
 
@@ -40,7 +43,8 @@ class Tracker:
     """Follow every chain of every queue; memory is bounded by the rings, not by the stream.
 
     ``queues``: what is known of queues by id; more comes with the batches. ``not_probed``: names of
-    times (``kick_ns`` or ``kick``) that no probe looks for.
+    times (``kick_ns`` or ``kick``) that no probe looks for; or these by backend, where the probes
+    of each are not the same: ``{"vhost": [...], "qemu": [...]}``.
 
     A chain comes out of :meth:`feed` when it is used, its interrupt is settled, the driver has
     been proven to have taken it (or a second has gone by), and no CPU can show any more that it
@@ -49,41 +53,47 @@ class Tracker:
     """
 
     def __init__(
-        self, queues: Mapping[int, Queue] | None = None, not_probed: Collection[str] = ()
+        self,
+        queues: Mapping[int, Queue] | None = None,
+        not_probed: Collection[str] | Mapping[str, Collection[str]] = (),
     ) -> None:
         self._state: State = new_state()
         self._sums = Sums()
-        self._known: dict[int, tuple[int, int]] = {}
+        self._known: dict[int, tuple[int, int, bool]] = {}
         self._lost = 0
         self._dropped = 0
         self._missed = 0
         self._sparse = False
         self._finished = False
-        self._not_probed = [
-            name
-            for name in TIME_COLUMNS
-            if name in not_probed or name.removesuffix("_ns") in not_probed
-        ]
-        for name in self._not_probed:
-            self._state.one[0]["not_probed"] |= 1 << TIME_COLUMNS.index(name)
+        self._not_probed: list[list[str]] = []
+        for backend in _BACKENDS:
+            of = not_probed.get(backend, ()) if isinstance(not_probed, Mapping) else not_probed
+            self._not_probed.append(
+                [name for name in TIME_COLUMNS if name in of or name.removesuffix("_ns") in of]
+            )
+        for field, names in zip(("not_probed", "not_probed_qemu"), self._not_probed, strict=True):
+            self._state.one[0][field] = sum(1 << TIME_COLUMNS.index(name) for name in names)
         for number, queue in (queues or {}).items():
-            self._learn(number, queue.direction, queue.size)
+            self._learn(number, queue.direction, queue.size, queue.features)
 
-    def _learn(self, number: int, direction: str, size: int) -> None:
+    def _learn(self, number: int, direction: str, size: int, features: int) -> None:
         if not 0 < number < len(self._state.slot):
             return
-        known = size, _DIRECTIONS.get(direction, 0)
+        known = min(size, MOST_HEADS), _DIRECTIONS.get(direction, 0), bool(features & _IN_ORDER)
         self._known[number] = known
         if self._state.slot["number"][number]:
-            self._reserve(number, size)
+            self._reserve(number, known[0])
 
     def _reserve(self, number: int, heads: int) -> None:
-        size, direction = self._known.get(number, (0, 0))
-        self._state = reserve(self._state, number, max(heads, size or _HEADS), direction)
+        size, direction, in_order = self._known.get(number, (0, 0, False))
+        self._state = reserve(
+            self._state, number, max(heads, size or _HEADS), direction, size, in_order
+        )
 
     def _learn_all(self, meta: Mapping[str, Any]) -> None:
         for key, queue in meta.get("queues", {}).items():
-            self._learn(int(key), queue.get("direction", ""), int(queue.get("size", 0)))
+            size, features = int(queue.get("size", 0)), int(queue.get("features", 0))
+            self._learn(int(key), queue.get("direction", ""), size, features)
         lost = int(self._state.one[0]["lost"])
         if "counts" in meta:
             self._lost = sum(int(kind.get("lost", 0)) for kind in meta["counts"].values())
@@ -114,9 +124,11 @@ class Tracker:
 
     def _table(self, pieces: list[Array]) -> LifecycleTable:
         table = LifecycleTable.of_rows(pieces)
-        for name in self._not_probed:
-            table.columns[name][:] = 0
-            table.columns[name.removesuffix("_ns") + "_state"][:] = TimeState.NOT_PROBED
+        for backend, names in enumerate(self._not_probed):
+            of = table["backend"] == backend
+            for name in names:
+                table.columns[name][of] = 0
+                table.columns[name.removesuffix("_ns") + "_state"][of] = TimeState.NOT_PROBED
         self._sums.add(table, self._state.slot["number"], int(self._state.one[0]["slots"]))
         return table
 
@@ -181,8 +193,8 @@ class Tracker:
         base, cap = int(queue["base"]), int(queue["cap"])
         counts = self._sums.of(slot)
         suppressed = counts.pop("suppressed_kicks")
-        counts["in_flight"] += int(np.count_nonzero(state.open["live"][base : base + cap] == 1))
-        signal = "signal_ns" not in self._not_probed
+        counts["in_flight"] += int(np.count_nonzero(state.open["live"][base : base + cap] & 1))
+        signal = "signal_ns" not in self._not_probed[int(queue["qemu"])]
         return QueueStats(
             **counts,
             starved=int(total["starved"]) if queue["direction"] == 1 else 0,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from vtrace.lifecycle.cachedir import kernel
-from vtrace.lifecycle.chains import touched
 from vtrace.lifecycle.codes import (
     AMBIGUOUS,
+    BACK,
     COMPLETE,
     D_TX,
     F_AVAIL,
@@ -16,6 +16,7 @@ from vtrace.lifecycle.codes import (
     F_FAULT,
     F_NO_INTERRUPT,
     F_USED,
+    FREE,
     LOST,
     NP_BACKEND,
     NP_IRQ,
@@ -29,7 +30,7 @@ from vtrace.lifecycle.codes import (
     SURE,
     UNKNOWN,
 )
-from vtrace.lifecycle.held import queue_gap, release
+from vtrace.lifecycle.held import queue_gap, release, touched
 from vtrace.lifecycle.memory import (
     after_at,
     copy_row,
@@ -40,7 +41,20 @@ from vtrace.lifecycle.memory import (
 from vtrace.lifecycle.packets import joined
 from vtrace.lifecycle.rings import signed16, unwrap
 
-__all__ = ["drop_after", "interrupt", "need_event", "proof", "signal", "used", "used_place"]
+__all__ = [
+    "decided",
+    "drop_after",
+    "give_back",
+    "interrupt",
+    "mark_signalled",
+    "need_event",
+    "no_signal",
+    "proof",
+    "settle",
+    "signal",
+    "used",
+    "used_place",
+]
 
 
 @kernel
@@ -51,9 +65,9 @@ def need_event(event: Any, new: Any, old: Any) -> Any:
 
 @kernel
 def no_signal(s: Any, k: Any, ended: Any) -> Any:
-    # The decision for what waits was not seen.
+    """The decision for the used chains that wait for one was not seen."""
     q = queue_at(s, k)
-    missing = not s["not_probed"] & NP_SIGNAL
+    missing = not q["not_probed"] & NP_SIGNAL
     while q["after_signal"] < q["after_n"]:
         row = after_at(s, k, q["after_signal"])
         row["signal_state"] = LOST
@@ -68,7 +82,7 @@ def no_signal(s: Any, k: Any, ended: Any) -> Any:
 
 @kernel
 def settle(s: Any, k: Any, end: Any) -> Any:
-    # Signal and interrupt of all before `end` are known, or never will be.
+    """Signal and interrupt of all used chains before ``end`` are known, or never will be."""
     q = queue_at(s, k)
     while q["after_irq"] < end:
         row = after_at(s, k, q["after_irq"])
@@ -76,7 +90,7 @@ def settle(s: Any, k: Any, end: Any) -> Any:
         touched(s, k, row)
         q["after_irq"] += 1
     q["irq_due"] = 0
-    if s["not_probed"] & NP_SEEN:
+    if q["not_probed"] & NP_SEEN:
         q["after_seen"] = q["after_irq"]
     release(s, k)
 
@@ -85,10 +99,10 @@ def settle(s: Any, k: Any, end: Any) -> Any:
 def drop_after(s: Any, k: Any, ended: Any) -> Any:
     """Let go of all used chains of a queue: reset, or the end of the recording."""
     q = queue_at(s, k)
-    if ended and q["irq_due"] and not s["not_probed"] & NP_IRQ:
+    if ended and q["irq_due"] and not q["not_probed"] & NP_IRQ:
         for at in range(q["after_irq"], q["after_signal"]):
             row = after_at(s, k, at)
-            if row["trust"] == COMPLETE:
+            if row["trust"] == COMPLETE and row["irq_state"] == LOST:
                 row["trust"] = PARTIAL
     no_signal(s, k, ended)
     q["after_seen"] = max(q["after_seen"], q["after_n"])
@@ -155,26 +169,36 @@ def used(s: Any, k: Any, now: Any, e: Any) -> Any:
     q["act_seen"] += 1
     head = e["head"]
     row = open_at(s, q["base"] + head)
-    if row["live"] == 0 or not same_user(s, k, row, index):
+    if row["live"] == FREE or not same_user(s, k, row, index):
         total_at(s, k)["unknown_used"] += 1
         return
-    again = row["live"] == 2
-    if not joined(s, k, row) and not s["not_probed"] & NP_BACKEND:
+    again = row["live"] == BACK
+    if not joined(s, k, row) and not q["not_probed"] & NP_BACKEND:
         again = True
     if again and s["strict"]:
         # It was popped again, or its RECV or SEND came; that is missing.
         row["trust"] = AMBIGUOUS
+    row["used_bytes"] = e["length"]
+    give_back(s, k, row, now, index)
+
+
+@kernel
+def give_back(s: Any, k: Any, row: Any, now: Any, index: Any) -> Any:
+    """A chain is in the used ring at ``index``: it waits for signal, interrupt and proof."""
+    q = queue_at(s, k)
     if q["after_n"] - q["after_first"] >= q["cap"]:
         give_way(s, k)
     row["outcome"] = O_USED
     row["direction"] = q["direction"]
-    row["used_bytes"] = e["length"]
     row["batch"] = q["act"]
     row["used_ns"] = now
     row["used_state"] = SEEN
     row["used_index"] = index
+    row["signal_state"] = LOST
+    row["irq_state"] = LOST
     row["seen_state"] = LOST
-    row["live"] = 0
+    row["live"] = FREE
+    q["open_n"] -= 1
     copy_row(after_at(s, k, q["after_n"]), row)
     q["after_n"] += 1
 
@@ -194,15 +218,30 @@ def give_way(s: Any, k: Any) -> Any:
 def signal(s: Any, k: Any, now: Any, e: Any) -> Any:
     """The device decides whether to interrupt the driver for the act just done."""
     q = queue_at(s, k)
+    sent = e["ret"] == 1
+    settle(s, k, q["after_signal"])
+    if e["flags"] & F_USED:
+        end_act(s, k, now)
+        used_place(s, k, e["used"], now, 0)
+    decided(s, k, e)
+    mark_signalled(s, k, sent, now)
+    if sent and not q["not_probed"] & NP_IRQ:
+        q["irq_due"] = 1
+    else:
+        settle(s, k, q["after_signal"])
+
+
+@kernel
+def decided(s: Any, k: Any, e: Any) -> Any:
+    """Count a decision to interrupt or not; nothing is known of what a packed ring asks for."""
+    q = queue_at(s, k)
     total = total_at(s, k)
     flags = e["flags"]
     sent = e["ret"] == 1
-    settle(s, k, q["after_signal"])
-    if flags & F_USED:
-        end_act(s, k, now)
-        used_place(s, k, e["used"], now, 0)
     needed = sent
-    if flags & F_EVENT_IDX:
+    if q["packed"]:
+        pass
+    elif flags & F_EVENT_IDX:
         if flags & F_EVENT and q["signalled_known"] and flags & F_USED:
             needed = need_event(e["event"], e["used"], q["signalled"])
     elif not flags & F_FAULT:
@@ -214,6 +253,12 @@ def signal(s: Any, k: Any, now: Any, e: Any) -> Any:
     if flags & F_USED:
         q["signalled"] = e["used"]
         q["signalled_known"] = 1
+
+
+@kernel
+def mark_signalled(s: Any, k: Any, sent: Any, now: Any) -> Any:
+    """Give all used chains that wait for a decision this one."""
+    q = queue_at(s, k)
     first = True
     while q["after_signal"] < q["after_n"]:
         row = after_at(s, k, q["after_signal"])
@@ -226,10 +271,6 @@ def signal(s: Any, k: Any, now: Any, e: Any) -> Any:
             row["irq_state"] = SUPPRESSED
         first = False
         q["after_signal"] += 1
-    if sent and not s["not_probed"] & NP_IRQ:
-        q["irq_due"] = 1
-    else:
-        settle(s, k, q["after_signal"])
 
 
 @kernel
@@ -261,7 +302,11 @@ def proof(s: Any, k: Any, now: Any, e: Any) -> Any:
     if q["used_known"] == UNKNOWN:
         return
     taken = 0
-    if q["skew_known"] and q["avail_known"]:
+    if q["packed"]:
+        # What the driver makes available must not be more than what the ring has room for.
+        if q["skew_known"] and q["size"]:
+            taken = q["reach"] + q["skew"] - q["size"]
+    elif q["skew_known"] and q["avail_known"]:
         taken = q["avail"] + q["skew"] - q["cap"]
     flags = e["flags"]
     if flags & F_EVENT and flags & F_EVENT_IDX and e["event"] != 0:

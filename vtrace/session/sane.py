@@ -32,6 +32,15 @@ _POINTS: Final = {
     "signal_ns": ("vhost_notify",),
     "irq_ns": ("irqfd_wakeup",),
 }
+# The same for queues that QEMU serves itself. What they do not have is not missing there: no worker
+# is woken, and QEMU reads the tap. Each has several ways, of which a QEMU takes one.
+_QEMU_POINTS: Final = {
+    "kick_ns": ("ioeventfd_write", "event_notifier_set", "virtio_queue_notify"),
+    "run_ns": ("virtio_queue_host_notifier_read", "virtio_queue_notify"),
+    "signal_ns": ("virtio_notify", "virtio_notify_irqfd"),
+    "irq_ns": ("msix_notify", "pci_set_irq", "irqfd_wakeup"),
+}
+_QEMU_POP: Final = "virtqueue_pop"
 
 
 def _count(value: Any) -> int:
@@ -191,15 +200,24 @@ def sane(meta: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def not_probed(probes: Mapping[str, Any]) -> list[str]:
-    """Return the times of a lifecycle that no probe looked for, by the section ``probes``."""
-    blind = []
-    for time, points in _POINTS.items():
-        states = [
-            probe.get("state")
-            for name, probe in probes.items()
-            if name.partition(":")[0] in points and isinstance(probe, dict)
-        ]
-        if states and all(state != "attached" for state in states):
-            blind.append(time)
-    return blind
+def not_probed(probes: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the times of a lifecycle that no probe looked for, by backend.
+
+    ``probes`` is the section of that name. Where no QEMU was being looked into when the recording
+    began, one may have come later: of its times nothing is said.
+    """
+    states: dict[str, list[Any]] = {}
+    for name, probe in probes.items():
+        if isinstance(probe, dict):
+            states.setdefault(name.partition(":")[0], []).append(probe.get("state"))
+
+    def blind(wanted: Mapping[str, tuple[str, ...]]) -> list[str]:
+        found = []
+        for time, points in wanted.items():
+            of = [state for point in points for state in states.get(point, ())]
+            if of and all(state != "attached" for state in of):
+                found.append(time)
+        return found
+
+    qemu = "attached" in states.get(_QEMU_POP, ())
+    return {"vhost": blind(_POINTS), "qemu": blind(_QEMU_POINTS) if qemu else []}

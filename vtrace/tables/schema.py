@@ -128,7 +128,7 @@ _TIMES: Final = {
     "kick_ns": "the driver notified the device",
     "enqueue_ns": "receive: the tap took the packet into its ring",
     "wake_ns": "the worker was woken",
-    "run_ns": "the worker began its handler",
+    "run_ns": "the worker began its handler; QEMU was told to look",
     "pop_ns": "the device took the chain from the available ring",
     "backend_ns": "the packet was copied from the tap, or handed to it",
     "used_ns": "the device returned the chain in the used ring",
@@ -190,8 +190,10 @@ LIFECYCLES: Final = Schema(
         _choice("ring", "layout: split or packed", Ring),
         _number("queue_id", "id of the queue in the recording", "u2"),
         _number("generation", "counts resets and reattachments of the queue", "u2"),
-        _number("position", "place in the available ring, counted through", "u8"),
-        _number("head", "first descriptor of the chain", "u2"),
+        _number(
+            "position", "place in the available ring, counted through; packed: chains counted", "u8"
+        ),
+        _number("head", "first descriptor of the chain; of a packed ring the buffer id", "u2"),
         _number("descriptors", "descriptors in the chain", "u2"),
         _number("readable_bytes", "bytes that the device may read", "u4", "bytes"),
         _number("writable_bytes", "bytes that the device may write", "u4", "bytes"),
