@@ -24,6 +24,7 @@ __all__ = [
     "ProgramState",
     "bcc_problem",
     "checks",
+    "has_uprobes",
     "kernel_headers",
     "missing_capabilities",
     "programs",
@@ -81,7 +82,7 @@ class Kernel:
         self.btf = Btf()
         self.tracefs = _tracefs()
         self.has_kprobes = _KPROBE_PMU.exists()
-        self.has_uprobes = _UPROBE_PMU.exists()
+        self.has_uprobes = has_uprobes()
 
     def point(self, point: Point) -> PointState:
         """Find out what a point would be attached to."""
@@ -183,6 +184,11 @@ class Kernel:
             return False
         form = self.tracefs / "events/skb/kfree_skb/format"
         return form.exists() and " reason;" in form.read_text()
+
+
+def has_uprobes() -> bool:
+    """Tell whether this kernel has uprobes."""
+    return _UPROBE_PMU.exists()
 
 
 def _modules() -> tuple[str, ...]:

@@ -149,7 +149,13 @@ class Qemus:
     def device_name(self, pid: int, vdev: int) -> tuple[str, str]:
         """Return what a process calls a device at an address (:func:`device_name`)."""
         layout = self._layouts.get(pid)
-        return device_name(pid, vdev, layout) if layout else ("", "")
+        if layout is None:
+            # One that has just begun, with a binary that is attached already.
+            try:
+                layout = layout_of(_PROC / str(pid) / "exe")
+            except UnsupportedError:
+                return "", ""
+        return device_name(pid, vdev, layout)
 
     def state_of(self, point: str) -> tuple[str, str]:
         """Return the state of a point over all binaries, and why it is that."""
@@ -177,6 +183,7 @@ class Qemus:
     def detach(self) -> None:
         """Detach from every binary."""
         self.stop()
+        self._forget_gone(self._programs.running(self._pids))
         for pid in (0, *self._layouts):
             self._clear_layout(pid)
         for binary in self._binaries.values():
@@ -186,8 +193,7 @@ class Qemus:
     def look(self) -> None:
         """Look for processes that have come or gone."""
         running = self._programs.running(self._pids)
-        for pid in self._layouts.keys() - running.keys():
-            self._gone(pid)
+        self._forget_gone(running)
         for pid, key in running.items():
             binary = self._binaries.get(key)
             if binary is None:
@@ -228,6 +234,10 @@ class Qemus:
         table = self._loaded.table("qemu_layouts")
         with contextlib.suppress(KeyError):
             del table[ctypes.c_uint32(pid)]
+
+    def _forget_gone(self, running: dict[int, Identity]) -> None:
+        for pid in self._layouts.keys() - running.keys():
+            self._gone(pid)
 
     def _gone(self, pid: int) -> None:
         # Its number may become another process's: what was known by it is forgotten.

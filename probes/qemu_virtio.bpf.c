@@ -324,6 +324,66 @@ static __always_inline void vt_qemu_pages(struct qemu_part *part)
 	}
 }
 
+/* What a POP says of an element. */
+struct qemu_popped {
+	u64 out_sg;
+	u64 in_sg;
+	u32 out;
+	u32 in;
+	u32 index;
+	u32 steps;	/* places of the ring */
+	u16 position;
+};
+
+static __always_inline void vt_qemu_popped(struct qemu_layout *lay, struct qemu_queue *q, u64 vq,
+					   u64 elem, struct qemu_popped *p)
+{
+	UREAD(p->index, elem, lay->elem_index);
+	UREAD(p->out, elem, lay->elem_out_num);
+	UREAD(p->in, elem, lay->elem_in_num);
+	UREAD(p->out_sg, elem, lay->elem_out_sg);
+	UREAD(p->in_sg, elem, lay->elem_in_sg);
+	p->steps = 1;
+	if (q->packed)
+		UREAD(p->steps, elem, lay->elem_ndescs);
+	p->position = vt_qemu_step(q, vt_qemu_place(q, vq, lay->vq_last_avail_idx,
+						    lay->vq_last_avail_wrap),
+				   -(int)(p->steps & 0x7fff));
+}
+
+static __always_inline void vt_qemu_empty(struct qemu_layout *lay, struct qemu_queue *q, u64 vq,
+					  u64 now)
+{
+	struct vtrace_record *r = vt_begin(VTRACE_KIND_EMPTY, now, q->id);
+	if (!r)
+		return;
+	vt_qemu_indices(lay, q, vq, r);
+	vt_qemu_driver(lay, q, vq, r, 1);
+	vt_submit(r);
+}
+
+static __always_inline void vt_qemu_pop(struct qemu_layout *lay, struct qemu_queue *q, u64 vq,
+					struct qemu_popped *p, u64 now)
+{
+	/* Before the record is reserved: one that is not written yet hides all behind it. */
+	u64 readable = vt_qemu_bytes(p->out_sg, p->out), writable = vt_qemu_bytes(p->in_sg, p->in);
+	struct vtrace_record *r = vt_begin(VTRACE_KIND_POP, now, q->id);
+	if (!r)
+		return;
+	vt_qemu_indices(lay, q, vq, r);
+	vt_qemu_driver(lay, q, vq, r, 1);
+	r->position = p->position;
+	r->head = p->index;
+	r->count = p->out + p->in;
+	r->length = readable;
+	r->room = writable;
+	if (q->packed)
+		r->ret = p->steps;
+	if (p->out > QEMU_MAX_IOV || p->in > QEMU_MAX_IOV)
+		r->flags |= VTRACE_F_CUT;
+	vt_submit(r);
+}
+
 int vt_qemu_pop_return(struct pt_regs *ctx)
 {
 	u64 elem = PT_REGS_RC(ctx);
@@ -340,47 +400,20 @@ int vt_qemu_pop_return(struct pt_regs *ctx)
 	if (!lay || !q)
 		return 0;
 	u64 now = bpf_ktime_get_ns();
-	struct vtrace_record *r = vt_begin(elem ? VTRACE_KIND_POP : VTRACE_KIND_EMPTY, now, q->id);
-	u32 out = 0, in = 0, index = 0, steps = 1;
-	struct qemu_part part = { .time = now, .kind = VTRACE_KIND_REQUEST, .queue = q->id };
-
-	if (elem) {
-		UREAD(index, elem, lay->elem_index);
-		UREAD(out, elem, lay->elem_out_num);
-		UREAD(in, elem, lay->elem_in_num);
-		UREAD(part.iov, elem, lay->elem_out_sg);
-		if (q->packed)
-			UREAD(steps, elem, lay->elem_ndescs);
-		part.position = vt_qemu_step(q, vt_qemu_place(q, vq, lay->vq_last_avail_idx,
-							      lay->vq_last_avail_wrap),
-					     -(int)steps);
-	}
-	if (r) {
-		vt_qemu_indices(lay, q, vq, r);
-		vt_qemu_driver(lay, q, vq, r, 1);
-		if (elem) {
-			u64 in_sg = 0;
-			UREAD(in_sg, elem, lay->elem_in_sg);
-			r->position = part.position;
-			r->head = index;
-			r->count = out + in;
-			r->length = vt_qemu_bytes(part.iov, out);
-			r->room = vt_qemu_bytes(in_sg, in);
-			if (q->packed)
-				r->ret = steps;
-			if (out > QEMU_MAX_IOV || in > QEMU_MAX_IOV)
-				r->flags |= VTRACE_F_CUT;
-		}
-		vt_submit(r);
-	}
-	if (!elem)
+	if (!elem) {
+		vt_qemu_empty(lay, q, vq, now);
 		return 0;
+	}
+	struct qemu_popped popped = {};
+	vt_qemu_popped(lay, q, vq, elem, &popped);
+	vt_qemu_pop(lay, q, vq, &popped, now);
 	struct qemu_key key = vt_qemu_key(elem);
-	qemu_elements.update(&key, &part.position);
-	part.count = out;
-	part.room = 0xffffffff;
-	part.head = index;
-	part.flags = VTRACE_F_QEMU | VTRACE_F_POSITION;
+	qemu_elements.update(&key, &popped.position);
+	struct qemu_part part = {
+		.time = now, .iov = popped.out_sg, .count = popped.out, .room = 0xffffffff,
+		.kind = VTRACE_KIND_REQUEST, .queue = q->id, .head = popped.index,
+		.position = popped.position, .flags = VTRACE_F_QEMU | VTRACE_F_POSITION,
+	};
 	if (q->packed)
 		part.flags |= VTRACE_F_PACKED;
 	struct queue_info *info = vt_info(q->id);

@@ -90,6 +90,7 @@ def queue_row(number: int, raw: bytes, name_device: DeviceNamer) -> dict[str, An
         known = DEVICE_TYPES.get(device_type, kind.removeprefix("virtio-"))
         row |= {
             "backend": "qemu",
+            "device": _given_id(qom),
             "index": index,
             "device_type": known or f"virtio {device_type}",
             "qom": qom,
@@ -102,6 +103,12 @@ def queue_row(number: int, raw: bytes, name_device: DeviceNamer) -> dict[str, An
     row["backend"] = "vhost" if role == 1 else ""
     row["extra"] |= {"macvtap": macvtap, "iotlb": iotlb}
     return row
+
+
+def _given_id(qom: str) -> str:
+    # A device that was given an id stands under it.
+    _, found, rest = qom.partition("/machine/peripheral/")
+    return rest.partition("/")[0] if found else ""
 
 
 def _place(kind: str, index: int) -> dict[str, str]:

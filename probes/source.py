@@ -263,7 +263,13 @@ class LiveSource:
                 continue
             self._raw_queues[number] = raw
             entry = queue_row(number, raw, self._qemus.device_name if self._qemus else _no_device)
-            self._queues[str(number)] = entry | self._name_queue(entry)
+            known = self._queues.get(str(number), {})
+            if known.get("qom") and not entry.get("qom"):
+                # Its process has ended: what it was called is still known.
+                names = ("vm", "device", "name", "direction", "device_type", "qom")
+                self._queues[str(number)] = entry | {name: known[name] for name in names}
+            else:
+                self._queues[str(number)] = entry | self._name_queue(entry)
             changed = True
         return dict(self._queues) if changed else self._seen.get("queues", {})
 

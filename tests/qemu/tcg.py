@@ -49,6 +49,7 @@ class TcgGuest(Machine):
         self.folder = folder
         self.log = folder / f"{self.name}.trace"
         """What QEMU's own log says of its trace events."""
+        self._said = folder / f"{self.name}.stderr"
         self._console = folder / f"{self.name}.console"
         agent = folder / f"{self.name}.agent"
         ask = folder / f"{self.name}.ask"
@@ -91,9 +92,8 @@ class TcgGuest(Machine):
 
     def start_qemu(self) -> None:
         """Start its QEMU; return at once."""
-        self._qemu = subprocess.Popen(
-            self.command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+        with self._said.open("wb") as said:
+            self._qemu = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stderr=said)
 
     def wait_until_up(self) -> None:
         """Wait until commands can be run in it."""
@@ -101,7 +101,7 @@ class TcgGuest(Machine):
         deadline = time.monotonic() + 20
         while not self._agent.exists():
             if self._qemu.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"QEMU did not start: {self._qemu.communicate()[1]!r}")
+                raise AssertionError(f"QEMU did not start: {self._said.read_text()}")
             time.sleep(0.02)
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(str(self._agent))
@@ -114,11 +114,17 @@ class TcgGuest(Machine):
         """Whether its QEMU runs."""
         return self._qemu is not None and self._qemu.poll() is None
 
+    def end(self) -> None:
+        """Ask its QEMU to end, so that its log is whole."""
+        assert self._qemu is not None
+        self._qemu.terminate()
+        self._qemu.wait(20)
+
     def kill(self) -> None:
         """End it at once."""
-        if self._qemu is not None:
+        if self._qemu is not None and self._qemu.poll() is None:
             self._qemu.kill()
-            self._qemu.communicate()
+            self._qemu.wait()
         if self._socket is not None:
             self._socket.close()
 
