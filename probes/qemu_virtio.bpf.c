@@ -193,7 +193,14 @@ int vt_qemu_notifier_set(struct pt_regs *ctx)
 		vt_qemu_kick(lay, q, notifier - lay->vq_host_notifier, now, 0);
 		return 0;
 	}
+	/* Event loops wake each other in this way all the time, so nothing is made anew. */
 	struct qemu_key key = vt_qemu_key(notifier);
+	struct qemu_kick *known = qemu_kicks.lookup(&key);
+	if (known) {
+		known->time = now;
+		known->tid = tid;
+		return 0;
+	}
 	struct qemu_kick kick = { .time = now, .tid = tid };
 	qemu_kicks.update(&key, &kick);
 	return 0;

@@ -67,7 +67,15 @@ def _report(*, attach: bool) -> dict[str, Any]:
         loaded = load(Options(event_bytes=1 << 20, packet_bytes=1 << 20), kernel)
         try:
             loaded.attach()
-            attached = probe_states(loaded)
+            qemus = None
+            if loaded.table("qemu_layouts") is not None:
+                from probes.qemu import Qemus
+
+                qemus = Qemus(loaded)
+                qemus.look()
+            attached = probe_states(loaded, qemus)
+            if qemus:
+                qemus.detach()
             loaded.detach()
         finally:
             loaded.close()
