@@ -59,7 +59,8 @@ from vtrace.lifecycle.memory import (
     total_at,
 )
 from vtrace.lifecycle.packets import deliver, enqueue, recv, send, take_packet
-from vtrace.lifecycle.qemu import adopt, qemu_kick, qemu_origin, qemu_step
+from vtrace.lifecycle.qemu import qemu_kick, qemu_step
+from vtrace.lifecycle.qemu_ring import adopt, qemu_origin
 from vtrace.lifecycle.rings import forget_driver, look, note_kick
 from vtrace.lifecycle.used import drop_after, interrupt, proof, signal, used
 

@@ -11,150 +11,36 @@ from __future__ import annotations
 from typing import Any
 
 from vtrace.lifecycle.cachedir import kernel
-from vtrace.lifecycle.chains import close_open, end_chain, partial, place, taken, waiting_row
+from vtrace.lifecycle.chains import partial, place, taken
 from vtrace.lifecycle.codes import (
-    AMBIGUOUS,
     BACK,
     D_RX,
-    D_TX,
     DETACH,
     EMPTY,
     ENABLE,
     F_AVAIL,
-    F_EVENT_IDX,
-    F_PACKED,
     F_POSITION,
-    F_USED,
-    FILLED,
     FLUSH,
-    FREE,
     HAND_BACK,
     IRQ,
-    LOST,
     NP_BACKEND,
-    NP_IRQ,
-    NP_SIGNAL,
-    O_DISCARDED,
-    O_USED,
     POP,
     POPPED,
     RUN,
-    SEEN,
-    SHARED,
     SIGNAL,
     START,
     STOP,
     SURE,
-    UNKNOWN,
     USED,
 )
 from vtrace.lifecycle.held import queue_gap
-from vtrace.lifecycle.memory import after_at, open_at, popped_at, queue_at, total_at, wait_at
-from vtrace.lifecycle.packed import between, next_place, packed_place, packed_used
+from vtrace.lifecycle.memory import popped_at, queue_at, total_at
+from vtrace.lifecycle.packed import next_place, packed_place
+from vtrace.lifecycle.qemu_ring import arm, end_ring, end_run, qemu_start, show_place
+from vtrace.lifecycle.qemu_used import detach, filled_in, flush, qemu_interrupt, qemu_signal
 from vtrace.lifecycle.rings import forget_driver, look, note_kick, observe, reached
-from vtrace.lifecycle.used import (
-    decided,
-    drop_after,
-    give_back,
-    mark_signalled,
-    no_signal,
-    settle,
-    used_place,
-)
 
-__all__ = ["adopt", "qemu_kick", "qemu_origin", "qemu_step"]
-
-
-@kernel
-def adopt(s: Any, k: Any, e: Any) -> Any:
-    """A queue turns out to be one of QEMU's own, or its ring to be laid out in another way."""
-    q = queue_at(s, k)
-    if not q["qemu"]:
-        q["qemu"] = 1
-        q["not_probed"] = s["not_probed_qemu"]
-        q["waiting"] = 0
-        q["run_ns"] = 0
-        q["run_floor"] = 0
-        # As QEMU begins; one that has been running may say otherwise any moment.
-        q["notify"] = 1
-    packed = e["flags"] & F_PACKED != 0
-    if e["flags"] & (F_POSITION | F_USED) and q["packed"] != packed:
-        if q["position_known"] != UNKNOWN or q["used_known"] != UNKNOWN:
-            # The driver has set up another ring, and that was not seen.
-            queue_gap(s, k, q["position_ns"], s["now"])
-            end_ring(s, k)
-            q["generation"] = (q["generation"] + 1) & 0xFFFF
-        forget_ring(s, k)
-        q["packed"] = packed
-
-
-@kernel
-def end_ring(s: Any, k: Any) -> Any:
-    # What is open ends with its ring.
-    q = queue_at(s, k)
-    drop_after(s, k, False)
-    close_open(s, k, True)
-    for n in range(q["waiting"]):
-        waiting_row(s, k, n)["listed"] = 0
-    q["waiting"] = 0
-    q["run_ns"] = 0
-    q["run_kick"] = 0
-    q["run_blind"] = 0
-    q["irq_early"] = 0
-    q["starving"] = 0
-    q["blind_ns"] = 0
-
-
-@kernel
-def forget_ring(s: Any, k: Any) -> Any:
-    # Of both sides: places, and what was seen of the driver.
-    q = queue_at(s, k)
-    forget_driver(s, k)
-    q["position"] = 0
-    q["position_known"] = UNKNOWN
-    q["used"] = 0
-    q["used_known"] = UNKNOWN
-    q["reach"] = 0
-    q["turn"] = 0
-    q["skew_known"] = 0
-    q["proven"] = 0
-    q["signalled_known"] = 0
-    q["event_idx"] = 0
-
-
-@kernel
-def show_place(s: Any, k: Any, index: Any, now: Any) -> Any:
-    if queue_at(s, k)["packed"]:
-        packed_place(s, k, index, now)
-    else:
-        place(s, k, index, now)
-
-
-@kernel
-def show_used(s: Any, k: Any, index: Any, now: Any) -> Any:
-    if queue_at(s, k)["packed"]:
-        packed_used(s, k, index, now)
-    else:
-        used_place(s, k, index, now, 0)
-
-
-@kernel
-def qemu_origin(s: Any, k: Any) -> Any:
-    """What lies between both places of a packed ring is with the device."""
-    q = queue_at(s, k)
-    if q["position_known"] == SURE and q["used_known"] == SURE and q["size"]:
-        inside = between(q, q["place"], q["used_place"])
-        if inside <= q["size"]:
-            q["skew"] = q["used"] + inside - q["reach"]
-            q["skew_known"] = 1
-
-
-@kernel
-def arm(s: Any, k: Any) -> Any:
-    # Kicks are asked for from the next place on.
-    q = queue_at(s, k)
-    q["armed"] = q["notify"]
-    q["armed_avail"] = q["position"]
+__all__ = ["qemu_kick", "qemu_step"]
 
 
 @kernel
@@ -189,16 +75,6 @@ def told_to_look(s: Any, k: Any, now: Any) -> Any:
     q["run_socket"] = 0
     q["kicked"] = 0
     q["starving"] = 0
-
-
-@kernel
-def end_run(s: Any, k: Any, now: Any) -> Any:
-    # Whatever is popped from now on, QEMU was not told to.
-    q = queue_at(s, k)
-    q["run_ns"] = 0
-    q["run_kick"] = 0
-    q["run_blind"] = 0
-    q["run_floor"] = now
 
 
 @kernel
@@ -275,189 +151,6 @@ def qemu_hand_back(s: Any, k: Any, now: Any, e: Any) -> Any:
 
 
 @kernel
-def doubtful(s: Any, k: Any, row: Any) -> Any:
-    # The head may be another chain's by now. QEMU keeps no order that could tell.
-    gap_end = max(s["gap_end"], queue_at(s, k)["gap_end"])
-    return gap_end > 0 and gap_end >= row["pop_ns"]
-
-
-@kernel
-def filled_in(s: Any, k: Any, now: Any, e: Any) -> Any:
-    # USED: the device is done with the chain, but the driver cannot see it yet.
-    q = queue_at(s, k)
-    if e["flags"] & F_POSITION:
-        show_place(s, k, e["position"], now)
-    row = open_at(s, q["base"] + e["head"])
-    if row["live"] == FREE or row["live"] == FILLED or doubtful(s, k, row):
-        total_at(s, k)["unknown_used"] += 1
-        return
-    if row["live"] == BACK and s["strict"]:
-        row["trust"] = AMBIGUOUS
-    row["live"] = FILLED
-    row["used_bytes"] = e["length"]
-    row["filled"] = e["used"]
-    if not q["in_order"] and not row["listed"] and q["waiting"] < q["cap"]:
-        row["listed"] = 1
-        wait_at(s, k, q["waiting"])["number"] = e["head"]
-        q["waiting"] += 1
-
-
-@kernel
-def in_turn(s: Any, k: Any, now: Any, base: Any) -> Any:
-    # VIRTIO_F_IN_ORDER: what is filled in becomes visible up to the first chain that is not.
-    q = queue_at(s, k)
-    q["turn"] = max(q["turn"], q["position"] - q["cap"])
-    while q["turn"] < q["position"]:
-        row = popped_at(s, k, q["turn"])
-        if row["live"] != FREE and row["position"] == q["turn"] and row["place"] == base:
-            break
-        q["turn"] += 1
-    found = 0
-    while q["turn"] < q["position"]:
-        row = popped_at(s, k, q["turn"])
-        if row["live"] != FILLED or row["position"] != q["turn"]:
-            break
-        visible(s, k, row, now, q["used"] + row["places"])
-        q["turn"] += 1
-        found += 1
-    return found
-
-
-@kernel
-def visible(s: Any, k: Any, row: Any, now: Any, end: Any) -> Any:
-    # The chain is returned; its element ends before the place `end` of the used ring.
-    q = queue_at(s, k)
-    if q["packed"] and end > q["used"]:
-        q["used_place"] = next_place(q, q["used_place"], end - q["used"])
-    q["used"] = max(q["used"], end)
-    give_back(s, k, row, now, end - 1)
-
-
-@kernel
-def flush(s: Any, k: Any, now: Any, e: Any) -> Any:
-    q = queue_at(s, k)
-    known = e["flags"] & F_USED
-    q["act"] += 1
-    q["irq_early"] = 0
-    if q["not_probed"] & NP_SIGNAL:
-        no_signal(s, k, False)
-        settle(s, k, q["after_signal"])
-    if e["flags"] & F_POSITION:
-        show_place(s, k, e["position"], now)
-    if known:
-        show_used(s, k, e["used"], now)
-    found = 0
-    if q["in_order"]:
-        found = in_turn(s, k, now, e["used"])
-    else:
-        before = q["used"]
-        for n in range(q["waiting"]):
-            row = waiting_row(s, k, n)
-            row["listed"] = 0
-            if row["live"] != FILLED:
-                continue
-            ahead = q["used"] - before
-            mine = True
-            if known and q["packed"]:
-                ahead = between(q, row["filled"], e["used"])
-                mine = (ahead < q["size"] or not q["size"]) and not doubtful(s, k, row)
-            elif known:
-                ahead = (row["filled"] - e["used"]) & 0xFFFF
-                mine = ahead < e["count"]
-            if mine:
-                visible(s, k, row, now, before + ahead + row["places"])
-                found += 1
-            else:
-                # The FLUSH behind it is missing.
-                row["trust"] = AMBIGUOUS
-                end_chain(s, k, row, O_USED)
-        q["waiting"] = 0
-        if found != e["count"]:
-            queue_gap(s, k, q["flush_ns"], now)
-        if not q["packed"]:
-            q["used"] = before + e["count"]
-    q["flush_ns"] = now
-    q["flush_tid"] = e["tid"]
-    if found:
-        q["join_sure"] = 1
-    if q["direction"] == D_RX:
-        # One packet is returned at a time.
-        total_at(s, k)["packets"] += found > 0
-        end_run(s, k, now)
-    elif q["direction"] == D_TX:
-        total_at(s, k)["packets"] += found
-
-
-@kernel
-def detach(s: Any, k: Any, e: Any) -> Any:
-    # QEMU forgets the chain; the driver never gets it back.
-    q = queue_at(s, k)
-    row = open_at(s, q["base"] + e["head"])
-    if row["live"] == FREE or row["live"] == FILLED:
-        return
-    if doubtful(s, k, row):
-        row["trust"] = AMBIGUOUS
-    end_chain(s, k, row, O_DISCARDED)
-
-
-@kernel
-def raised(s: Any, k: Any, now: Any, end: Any) -> Any:
-    # The interrupt is that of all chains before `end` whose signal asked for one.
-    q = queue_at(s, k)
-    first = True
-    for at in range(q["after_irq"], end):
-        row = after_at(s, k, at)
-        if row["irq_state"] == LOST and row["signal_state"] <= SHARED:
-            row["irq_ns"] = now
-            row["irq_state"] = SEEN if first else SHARED
-            first = False
-    settle(s, k, end)
-
-
-@kernel
-def qemu_signal(s: Any, k: Any, now: Any, e: Any) -> Any:
-    q = queue_at(s, k)
-    sent = e["ret"] == 1
-    due = q["irq_due"]
-    before = q["after_signal"]
-    if e["flags"] & F_USED:
-        show_used(s, k, e["used"], now)
-    look(s, k, now, e)
-    decided(s, k, e)
-    mark_signalled(s, k, sent, now)
-    early = q["irq_early"]
-    q["irq_early"] = 0
-    if not sent:
-        if not due:
-            settle(s, k, q["after_signal"])
-    elif early:
-        settle(s, k, before)
-        raised(s, k, early, q["after_signal"])
-    elif q["not_probed"] & NP_IRQ:
-        settle(s, k, q["after_signal"])
-    else:
-        q["irq_due"] = 1
-
-
-@kernel
-def qemu_interrupt(s: Any, k: Any, now: Any, e: Any) -> Any:
-    q = queue_at(s, k)
-    total_at(s, k)["irqs"] += 1
-    if q["not_probed"] & NP_SIGNAL:
-        no_signal(s, k, False)
-        for at in range(q["after_irq"], q["after_signal"]):
-            row = after_at(s, k, at)
-            row["irq_ns"] = now
-            row["irq_state"] = SHARED if at > q["after_irq"] else SEEN
-        settle(s, k, q["after_signal"])
-    elif q["irq_due"] and (q["after_signal"] == q["after_n"] or q["flush_tid"] != e["tid"]):
-        raised(s, k, now, q["after_signal"])
-    else:
-        # From within the call that decides on it, of which the return is yet to come.
-        q["irq_early"] = now
-
-
-@kernel
 def qemu_enable(s: Any, k: Any, e: Any, now: Any) -> Any:
     q = queue_at(s, k)
     show_place(s, k, e["position"], now)
@@ -474,44 +167,6 @@ def qemu_enable(s: Any, k: Any, e: Any, now: Any) -> Any:
         elif q["starving"]:
             total_at(s, k)["starved"] -= 1
             q["starving"] = 0
-
-
-@kernel
-def qemu_start(s: Any, k: Any, now: Any, e: Any) -> Any:
-    # DRIVER_OK: a new ring, or a VM that goes on.
-    q = queue_at(s, k)
-    known = q["position_known"] == SURE or q["used_known"] == SURE
-    same = known and not q["stopped"]
-    position = q["place"] if q["packed"] else q["position"] & 0xFFFF
-    used = q["used_place"] if q["packed"] else q["used"] & 0xFFFF
-    if q["position_known"] == SURE and position != e["position"]:
-        same = False
-    if q["used_known"] == SURE and used != e["used"]:
-        same = False
-    q["started"] = 1
-    q["join_sure"] = 1
-    q["stopped"] = 0
-    if same:
-        return
-    end_ring(s, k)
-    if known:
-        q["generation"] = (q["generation"] + 1) & 0xFFFF
-    forget_ring(s, k)
-    show_place(s, k, e["position"], now)
-    show_used(s, k, e["used"], now)
-    if q["packed"]:
-        q["position"] = 0
-    q["turn"] = q["position"]
-    q["run_floor"] = now
-    q["flush_ns"] = now
-    q["event_idx"] = e["flags"] & F_EVENT_IDX != 0
-    if q["packed"]:
-        qemu_origin(s, k)
-    else:
-        q["skew"] = q["used"] - q["position"]
-        q["skew_known"] = 1
-    q["notify"] = 1
-    arm(s, k)
 
 
 @kernel
