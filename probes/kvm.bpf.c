@@ -43,25 +43,31 @@ static __always_inline void vt_bootstrap_eventfd(u64 ctx)
 #endif
 
 #ifdef WITH_QEMU_VIRTIO
-/* A kick of a queue of QEMU's, or of an eventfd that QEMU may yet say is one: the vCPU is in it. */
-static __always_inline void vt_kvm_qemu_kick(struct eventfd_state *known, u64 eventfd, u64 address,
+/*
+ * A kick of a queue of QEMU's, or of an eventfd that QEMU may yet say is one: the vCPU is in it.
+ * Returns whether it is the former. The eventfd of a queue that has stopped is closed, and its
+ * memory may be anybody's.
+ */
+static __always_inline int vt_kvm_qemu_kick(struct eventfd_state *known, u64 eventfd, u64 address,
 					     u64 now)
 {
 	struct qemu_layout *lay = vt_qemu_layout();
 
 	if (!lay)
-		return;
+		return 0;
 	if (known && known->kind == EVENTFD_QEMU_KICK) {
 		struct qemu_queue *q = vt_qemu_known(known->vq);
-		if (q)
+		if (q && q->started && q->kick == eventfd) {
 			vt_qemu_kick(lay, q, known->vq, now, address);
-		return;
+			return 1;
+		}
 	}
 	struct qemu_key key = vt_qemu_key(eventfd);
 	struct qemu_kick kick = {
 		.time = now, .address = address, .tid = (u32)bpf_get_current_pid_tgid(),
 	};
 	qemu_kicks.update(&key, &kick);
+	return 0;
 }
 #endif
 
@@ -102,8 +108,9 @@ int vt_kick(struct pt_regs *ctx)
 	}
 #endif
 #ifdef WITH_QEMU_VIRTIO
-	if (!known || known->kind == EVENTFD_OTHER || known->kind == EVENTFD_QEMU_KICK)
-		vt_kvm_qemu_kick(known, eventfd, address, now);
+	if ((!known || known->kind == EVENTFD_OTHER || known->kind == EVENTFD_QEMU_KICK) &&
+	    !vt_kvm_qemu_kick(known, eventfd, address, now))
+		return 0;
 #endif
 	if (!known || (known->kind != EVENTFD_KICK && known->kind != EVENTFD_QEMU_KICK))
 		return 0;
@@ -145,6 +152,13 @@ int vt_irq(struct pt_regs *ctx)
 	struct eventfd_state *known = eventfds.lookup(&eventfd);
 	if (!known || (known->kind != EVENTFD_CALL && known->kind != EVENTFD_QEMU_CALL))
 		return 0;
+#ifdef WITH_QEMU_VIRTIO
+	if (known->kind == EVENTFD_QEMU_CALL) {
+		struct qemu_queue *q = vt_qemu_known(known->vq);
+		if (!q || !q->started || q->call != eventfd)
+			return 0;
+	}
+#endif
 	struct vtrace_record *r = vt_begin(VTRACE_KIND_IRQ, now, known->id);
 	if (!r)
 		return 0;

@@ -3,6 +3,15 @@
  * qemu_virtio: QEMU's own virtio backends, by uprobes on functions that every build exports.
  */
 
+/* An eventfd that a queue had: its memory may be another queue's by now. */
+static __always_inline void vt_qemu_close(u64 eventfd, u64 vq)
+{
+	struct eventfd_state *e = eventfd ? eventfds.lookup(&eventfd) : 0;
+
+	if (e && e->vq == vq)
+		eventfds.delete(&eventfd);
+}
+
 /* The eventfd behind a descriptor of the current process. */
 #ifdef WITH_KVM
 static __always_inline u64 vt_eventfd_of(u32 fd)
@@ -32,9 +41,7 @@ static __always_inline void vt_qemu_eventfds(struct qemu_layout *lay, struct qem
 	UREAD(fd, vq, lay->vq_host_notifier);
 	eventfd = vt_eventfd_of(fd);
 	if (eventfd && eventfd != q->kick) {
-		u64 old = q->kick;
-		if (old)
-			eventfds.delete(&old);
+		vt_qemu_close(q->kick, vq);
 		q->kick = eventfd;
 		e.kind = EVENTFD_QEMU_KICK;
 		eventfds.update(&eventfd, &e);
@@ -42,9 +49,7 @@ static __always_inline void vt_qemu_eventfds(struct qemu_layout *lay, struct qem
 	UREAD(fd, vq, lay->vq_guest_notifier);
 	eventfd = vt_eventfd_of(fd);
 	if (eventfd && eventfd != q->call) {
-		u64 old = q->call;
-		if (old)
-			eventfds.delete(&old);
+		vt_qemu_close(q->call, vq);
 		q->call = eventfd;
 		e.kind = EVENTFD_QEMU_CALL;
 		eventfds.update(&eventfd, &e);
@@ -765,12 +770,8 @@ static __always_inline void vt_qemu_forget(struct qemu_layout *lay, u64 vq)
 	if (!q)
 		return;
 	vt_qemu_stop(lay, q, vq, bpf_ktime_get_ns());
-	u64 eventfd = q->kick;
-	if (eventfd)
-		eventfds.delete(&eventfd);
-	eventfd = q->call;
-	if (eventfd)
-		eventfds.delete(&eventfd);
+	vt_qemu_close(q->kick, vq);
+	vt_qemu_close(q->call, vq);
 	qemu_queues.delete(&key);
 }
 
