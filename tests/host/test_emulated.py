@@ -47,9 +47,10 @@ def test_each_character_is_an_exit_to_qemu(twins: dict[str, Twin], name: str) ->
 
 def test_an_emulated_card_stops_the_guest_for_each_packet(twins: dict[str, Twin]) -> None:
     rows = exits(twins["emulated"])
-    card = [row for row in rows if row["device"] and "e1000" in row["device"]]
+    card = [row for row in rows if row["part"].startswith("e1000")]
     # A packet to send is a write to TDT; one received is an interrupt, whose cause is read.
-    assert total(card, "user_count") == total(card) >= 2 * PACKETS
+    # KVM itself keeps writes to some registers until QEMU asks (coalesced MMIO).
+    assert 2 * PACKETS <= total(card, "user_count") <= total(card)
     assert total(card, "user_ns") > 0
 
 
@@ -62,7 +63,6 @@ def test_no_kick_of_a_virtio_device_goes_to_qemu(twins: dict[str, Twin], name: s
     }
     assert kicks["disk0", "req0"] == READS
     assert 0 < kicks["nic0", "tx0"] <= PACKETS
-    queues = [row for row in exits(twin) if row["queue"]]
     notified = [row for row in exits(twin) if "notify" in row["part"]]
     assert total(notified) >= READS + kicks["nic0", "tx0"]
     assert total(notified, "user_count") == 0

@@ -148,9 +148,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _attach(args: argparse.Namespace) -> Any:
     from probes.attach import Request
+    from probes.manifest import PROGRAMS
     from vtrace.recorder.live import attach
 
-    programs = ("vhost", "exits", "kvm", "tun", "drops") if args.no_sched else ()
+    programs = tuple(p.name for p in PROGRAMS if p.name != "sched") if args.no_sched else ()
     request = Request(
         vm=args.vm,
         capture_filter=args.filter,
