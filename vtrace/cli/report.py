@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
 
 from vtrace.cli import options
 from vtrace.cli.exit_sums import by_device, print_by_device
@@ -17,6 +18,19 @@ if TYPE_CHECKING:
     import argparse
 
     from vtrace.session import Session, Summary
+
+COUNTS: Final = (
+    "chains",
+    "complete",
+    "partial",
+    "ambiguous",
+    "handed_back",
+    "starved",
+    "in_flight",
+    "packets",
+)
+MOST_IDLE: Final = 8
+"""Queues that carried nothing and are printed all the same."""
 
 SUMMARY = "sum up a recording: queues, stages, exits, drops"
 DESCRIPTION = """\
@@ -117,7 +131,7 @@ def print_text(session: Session, summary: Summary, args: argparse.Namespace) -> 
     """Print the report as tables."""
     style = Style.of(args)
     print_head(session, style, args)
-    print_queues(summary.queues, style)
+    print_queues(summary.queues, style, args)
     print_stages(summary.queues, style)
     if summary.exits:
         print("\n" + style.bold("VM exits"))
@@ -170,33 +184,45 @@ def print_head(session: Session, style: Style, args: argparse.Namespace) -> None
             print(f"{what}: {clean(str(capture[name]))}")
 
 
-def print_queues(queues: list[dict[str, Any]], style: Style) -> None:
+def shown_queues(
+    queues: list[dict[str, Any]], args: argparse.Namespace
+) -> tuple[list[dict[str, Any]], str]:
+    """Return the queues to print, and a sentence on those that are left out.
+
+    A device may have many queues that nobody uses (a serial device has 64): what did nothing is
+    counted, not printed, unless it was asked for.
+    """
+    idle = [row for row in queues if not any(row[name] for name in COUNTS)]
+    if len(idle) <= MOST_IDLE or args.device or args.queue:
+        return queues, ""
+    devices = Counter((row["vm"], row["device"]) for row in idle)
+    listed = ", ".join(
+        f"{clean(vm)} {clean(device)} {count}" for (vm, device), count in devices.items()
+    )
+    left_out = f"{len(idle)} more carried nothing: {listed} (--device NAME prints them)"
+    return [row for row in queues if row not in idle], left_out
+
+
+def print_queues(queues: list[dict[str, Any]], style: Style, args: argparse.Namespace) -> None:
     """Print what each queue carried, and its notifications."""
     print("\n" + style.bold("queues"))
     if not queues:
         print("none seen")
         return
-    counts = (
-        "chains",
-        "complete",
-        "partial",
-        "ambiguous",
-        "handed_back",
-        "starved",
-        "in_flight",
-        "packets",
-    )
+    queues, left_out = shown_queues(queues, args)
     heads = ["vm", "device", "queue", "backend", "ring"]
     rows = [
         (
             *(row[name] for name in heads),
-            *(row[name] for name in counts),
+            *(row[name] for name in COUNTS),
             size_text(row["used_bytes"]),
         )
         for row in queues
     ]
-    names = [*heads, *(name.replace("_", " ") for name in counts), "used"]
+    names = [*heads, *(name.replace("_", " ") for name in COUNTS), "used"]
     print_table(names, rows, style, left=5)
+    if left_out:
+        print(style.dim(left_out))
 
     print("\n" + style.bold("notifications") + "  kicks by the driver, interrupts by the device")
     parts = ("needed", "sent", "suppressed", "spurious")

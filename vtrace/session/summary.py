@@ -117,7 +117,9 @@ class Summary:
         self.asked.finish()
         self._alone(self._refused)
         self._refused = self._refused[:0]
-        self.queues = [self._queue_row(number, stats[number]) for number in sorted(stats)]
+        # QEMU's queues become known in the order of their use; they stand in that of the device.
+        order = sorted(stats, key=lambda n: (_whole(self.names.queue(n).get("index")), n))
+        self.queues = [self._queue_row(number, stats[number]) for number in order]
         self.queues.sort(key=lambda row: (row["vm"], row["device"]))
         self.exits = self._exit_rows()
         self.exits_by_device = self.exit_sums.exits()
