@@ -20,6 +20,20 @@ START_S = 120
 """Limit for attaching all probes: the compiler runs in an emulated machine."""
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is the same on every kernel (marker `one_kernel`): it runs on the first."""
+    unwanted = [
+        item
+        for item in items
+        if item.get_closest_marker("one_kernel")
+        and getattr(item, "callspec", None)
+        and item.callspec.params.get("lab") != "bookworm"
+    ]
+    if unwanted:
+        config.hook.pytest_deselected(items=unwanted)
+        items[:] = [item for item in items if item not in unwanted]
+
+
 @dataclass
 class Case:
     """One workload: when it ran, in ns of the host's monotonic clock, and what others counted."""

@@ -19,7 +19,7 @@ from tests.host.conftest import Case, frozen, now_ns, start_recording, stop_reco
 from tests.host.devices import BLOCK, Truth
 from tests.host.rows import Rows, read_rows
 from tests.testbed import Host
-from tests.testbed.guest import Guest
+from tests.testbed.fixtures import shared_guest
 from vtrace.model import Kind, Outcome, TimeState, Trust
 
 VTRACE = Path(sys.executable).with_name("vtrace")
@@ -58,11 +58,12 @@ class Machines:
 
 
 @pytest.fixture(scope="module")
-def machines(lab: Host, guest: Guest) -> Machines:
+def machines(lab: Host) -> Machines:
     """Record two machines from before their start to behind their end.
 
     The shared guest runs the same binary, so what firmware asks for is seen, too.
     """
+    shared_guest(lab)
     seed = random.randrange(1 << 30)
     print(f"{lab.name}: work is drawn with seed {seed}")
     job, _ = start_recording(lab, name="devices")

@@ -11,6 +11,8 @@ import pytest
 from tests.host.twins import CHARACTERS, OPTIONS, PACKETS, READS, Twin, record
 from tests.testbed import Host
 
+pytestmark = pytest.mark.one_kernel
+
 VTRACE = Path(sys.executable).with_name("vtrace")
 
 

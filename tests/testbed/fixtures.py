@@ -175,13 +175,8 @@ def lab(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterator
             say(f"{host.name}: consoles and share are kept in {host.folder}")
 
 
-@pytest.fixture
-def guest(lab: Host) -> Guest:
-    """Return a guest with one vhost-net device; another one where it has hung.
-
-    All tests share it: leave it as it was. A test that freezes, floods or kills
-    a guest boots its own with `lab.guest`.
-    """
+def shared_guest(lab: Host) -> Guest:
+    """Return the guest that tests share; another one where it has hung."""
     shared = lab.guests.get(_SHARED)
     if shared is not None:
         try:
@@ -190,3 +185,13 @@ def guest(lab: Host) -> Guest:
             shared.kill()
             shared = None
     return shared or lab.guest(_SHARED)
+
+
+@pytest.fixture
+def guest(lab: Host) -> Guest:
+    """Return a guest with one vhost-net device.
+
+    All tests share it: leave it as it was. A test that freezes, floods or kills
+    a guest boots its own with `lab.guest`.
+    """
+    return shared_guest(lab)
