@@ -152,6 +152,18 @@ def test_exit_codes(error, code, monkeypatch, capsys):
         assert err == "vtrace: x\n"
 
 
+def test_talk_is_one_short_line_that_steers_no_terminal(vtrace, tmp_path):
+    done = vtrace("report", tmp_path / "a\x1b[31m\u202e\nb")
+    assert done.code == 6
+    assert "a\\x1b[31m\\u202e\\nb: cannot be opened: " in done.err
+    assert done.err.count("\n") == 1
+    long = vtrace("report", tmp_path / ("x" * 1_000_000))
+    assert long.code == 6
+    assert len(long.err) < 2100
+    assert f"vtrace: {tmp_path}" in long.err
+    assert "cannot be opened: " in long.err
+
+
 def test_a_bug_with_its_traceback(monkeypatch):
     monkeypatch.setattr("vtrace.cli.man.run", lambda args: 1 // 0)
     monkeypatch.setenv("VTRACE_DEBUG", "1")

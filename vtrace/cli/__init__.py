@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from vtrace import __version__
 from vtrace.errors import ExitCode, UsageError, VtraceError
+from vtrace.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +45,8 @@ VERBS: Final[dict[str, str]] = {
 
 EXIT_BUG: Final = 70
 """Exit code for an error that vtrace did not expect: EX_SOFTWARE of sysexits.h."""
+
+LONGEST_TALK: Final = 2000
 
 DESCRIPTION: Final = """\
 Show what happens to every virtqueue descriptor chain, and to the packet
@@ -129,8 +132,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace | None:
 
 
 def say(message: str) -> None:
-    """Write one line of talk to stderr."""
-    print(f"vtrace: {message}", file=sys.stderr)
+    """Write one line of talk to stderr, whatever names stand in it.
+
+    A file, a guest or QEMU's monitor may have chosen them. Of a long one both ends stay: where it
+    was, and the way out.
+    """
+    if len(message) > LONGEST_TALK:
+        half = LONGEST_TALK // 2
+        message = f"{message[:half]} … {message[-half:]}"
+    print(f"vtrace: {clean(message)}", file=sys.stderr)
 
 
 def silence_stdout() -> None:
