@@ -66,6 +66,7 @@ def stage(lab: Host, pytestconfig: pytest.Config) -> Iterator[Stage]:
 def played(stage: Stage) -> Played:
     """Provoke every case under one recorder."""
     host = stage.host
+    stage.set_up()
     job, _ = start_recording(host, name="cases")
     failures: dict[str, Exception] = {}
     play_all(stage, played_on(host.name)[0], failures.__setitem__)

@@ -134,6 +134,8 @@ class Stage:
         self.out = Inside(host, "out")
         self.cases: dict[str, Case] = {}
         self.guests: dict[str, Guest] = {}
+        self.lives = 0
+        """Which life of the host it was set up in."""
         self.say: Callable[[Case | str], None] = print
         """Told each case when it is over."""
         self._ports = iter(range(7101, 7999))
@@ -147,7 +149,14 @@ class Stage:
         return next(self._ports)
 
     def set_up(self) -> None:
-        """Boot the guests; make the namespace behind the uplink, without packets of its own."""
+        """Boot the guests; make the namespace behind the uplink, without packets of its own.
+
+        Nothing is done where that stands: a host that hung is booted anew, and empty.
+        """
+        if self.lives == self.host.lives:
+            return
+        self.lives = self.host.lives
+        self.guests.clear()
         for name in self.options:
             self.guest(name)
         self.host.run(

@@ -23,11 +23,11 @@ class Rows:
     snaps: dict[int, bytes] = field(default_factory=dict)
 
     def queue(self, vm: str, name: str) -> int:
-        """Return the id of the newest queue of that name."""
+        """Return the id of the newest queue of that name that is not QEMU's own."""
         found = [
             int(number)
             for number, queue in self.metadata.section("queues").items()
-            if queue["vm"] == vm and queue["name"] == name
+            if (queue["vm"], queue["name"]) == (vm, name) and queue["backend"] != "qemu"
         ]
         assert found, f"{vm} has no queue {name}: {self.metadata.section('queues')}"
         return found[-1]

@@ -32,7 +32,8 @@ from vtrace.diagnose.stalls import Stalls
 from vtrace.diagnose.tally import UDP, Cell, End, Tally
 from vtrace.diagnose.timeline import Timeline
 from vtrace.diagnose.words import count
-from vtrace.model import Kind, TimeState
+from vtrace.lifecycle.codes import B_VHOST
+from vtrace.model import Flag, Kind, TimeState
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,6 +75,12 @@ class Diagnoser:
         ``inside`` chooses the events that count, ``valid`` the time of which samples
         are of use, ``within`` is the time that is asked for.
         """
+        own = batch["flags"] & int(Flag.QEMU) != 0
+        if own.any():
+            # What QEMU serves itself is no part of these verdicts: with vhost off the tap's own
+            # records and counters say what came and what went.
+            batch = batch.take(~own)
+            inside = None if inside is None else inside[~own]
         kinds = batch["kind"]
         self._timeline.feed(batch)
         self._causes.feed(batch, inside)
@@ -107,6 +114,10 @@ class Diagnoser:
         within: tuple[int | None, int | None] = (None, None),
     ) -> None:
         """Take in chains that have ended, and for each the packet in ``rows`` it carried or -1."""
+        vhost = columns["backend"] == B_VHOST
+        if not vhost.all():
+            columns = {name: column[vhost] for name, column in columns.items()}
+            index = index[vhost]
         since, until = within
         self._late.chains(columns, (since or 0, (1 << 63) - 1 if until is None else until))
         carried = np.flatnonzero(index >= 0)

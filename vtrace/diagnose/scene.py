@@ -202,6 +202,7 @@ class Scene:
                 self.taps.setdefault(tap, owner)
                 if queue.get("backend") == "vhost":
                     self.vhost[tap] = True
+        self._learn_vhost_off()
         self._learn_configured()
         seen = list(cells)
         for cell in seen:
@@ -209,6 +210,17 @@ class Scene:
                 self._learn_mac(cell)
         for cell in seen:
             self._learn_address(cell)
+
+    def _learn_vhost_off(self) -> None:
+        # Of a guest that has ended the inventory knows nothing any more, the queue table does.
+        served = {
+            (str(queue.get("vm") or ""), str(queue.get("device") or ""))
+            for queue in self.section("queues").values()
+            if queue.get("backend") == "qemu" and queue.get("device_type") == "net"
+        }
+        for tap, owner in self.taps.items():
+            if self.vhost.get(tap) is None and (owner.vm, owner.device) in served:
+                self.vhost[tap] = False
 
     def _learn_configured(self) -> None:
         nics = self.section("config").get("nics")

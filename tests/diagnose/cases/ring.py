@@ -130,10 +130,11 @@ class Flood(Burst):
     """More datagrams than the ring holds, before their reader gets to it; the guest runs.
 
     The sender shares a CPU with worker and vCPU and goes before them: on CPUs of their own they
-    keep up with it, on a fast machine.
+    keep up with it, on a fast machine. Whether the burst was too large or its reader kept from it
+    too long depends on how fast that is.
     """
 
-    code = "R5a"
+    code = "R5"
     what = "A flood to a guest that runs, with the usual txqueuelen, by a real-time sender."
     counts = (2500, 4000)
     few = (500, 700)
