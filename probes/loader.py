@@ -135,7 +135,8 @@ class Loaded:
             for point in (p.point for p in state.points if state.ready and p.point.uprobe):
                 offset = offsets.get(point.functions[0])
                 if offset is None:
-                    failed[point.name] = f"no function {point.functions[0]}"
+                    lacks = f"this QEMU has no {point.functions[0]}"
+                    failed[point.name] = lacks + (" and does without" if point.optional else "")
                     continue
                 program = self._bpf.load_func(point.handler.encode(), _KPROBE_TYPE)
                 try:

@@ -166,7 +166,7 @@ class Qemus:
         said = "; ".join(dict.fromkeys(why for why in reasons.values() if why))
         if not all(reasons.values()):
             return "attached", said
-        refused = all(b.reason for b in binaries)
+        refused = all(b.reason or _does_without(b.failed.get(point, "")) for b in binaries)
         return "unavailable" if refused else "failed", said
 
     def start(self) -> None:
@@ -256,6 +256,10 @@ class Qemus:
                 infos[ctypes.c_int(queue.id)] = info
             del queues[key]
         self.seen += 1
+
+
+def _does_without(reason: str) -> bool:
+    return reason.endswith(" and does without")
 
 
 def _offsets(layout: Layout) -> tuple[Any, ...]:

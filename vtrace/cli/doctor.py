@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report; 0 if vhost-net can be traced here, 5 if not, 4 if only privilege lacks."""
+    """Print the report; 0 if virtqueues can be traced here, 5 if not, 4 if only privilege lacks."""
     report = _report(attach=args.attach)
     if args.json:
         print(json.dumps(report, indent=2))
@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
     if not checks["privilege"]["ok"]:
         return ExitCode.PRIVILEGE
     usable = checks["bcc"]["ok"] and checks["kernel headers"]["ok"]
-    vhost = any(p["name"] == "vhost" and p["ready"] for p in report["programs"])
-    return ExitCode.OK if usable and vhost else ExitCode.UNSUPPORTED
+    queues = any(p["name"] in {"vhost", "qemu_virtio"} and p["ready"] for p in report["programs"])
+    return ExitCode.OK if usable and queues else ExitCode.UNSUPPORTED
 
 
 def _report(*, attach: bool) -> dict[str, Any]:
