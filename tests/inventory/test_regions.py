@@ -6,6 +6,9 @@ import pytest
 
 from vtrace.inventory.board import LINES, MEMORY, PORTS
 from vtrace.inventory.regions import (
+    MOST_LOOKED_AT,
+    MOST_NAMED,
+    Layer,
     Region,
     Regions,
     mtree_regions,
@@ -127,6 +130,17 @@ def test_the_narrowest_is_the_owner_and_several_in_a_page_are_all_named():
     assert regions.owner("pio", 0xC011) == ("b", "inner")
     assert regions.owner("pio", 0xC03F) == ("a", "BAR 1")
     assert regions.owner("pio", 0xC040)[0] == "unknown (port 0xc040)"
+
+
+def test_a_heap_of_regions_over_each_other_costs_no_more_than_a_few():
+    # A recording may claim that each device has all of memory.
+    heap = [Region("mmio", at, (1 << 64) - 1, f"device{at}") for at in range(20_000)]
+    assert len(Layer(heap).owners("mmio", 1 << 32, 1 << 32)) == MOST_LOOKED_AT
+    device, part = Regions(known=heap).owner("mmio", 1 << 32)
+    assert device.startswith("device19999 or device19998 or ")
+    assert device.endswith(" or others")
+    assert device.count(" or ") == MOST_NAMED
+    assert part == ""
 
 
 def test_the_memory_tree_of_qemu():

@@ -20,6 +20,10 @@ PAGE: Final = 4096
 """Exits for MMIO are summed up by pages of this size."""
 
 MOST_REGIONS: Final = 1 << 16
+MOST_LOOKED_AT: Final = 256
+"""Regions that may lie over each other at an address: QEMU's flat view has one there."""
+MOST_NAMED: Final = 16
+"""Devices of one page that are named."""
 _MOST_LINES: Final = 1 << 18
 _DEEPEST: Final = 32
 _SPACES: Final = ("pio", "mmio")
@@ -72,14 +76,18 @@ class Layer:
             self._reach[io] = reach
 
     def owners(self, io: str, first: int, last: int) -> list[Region]:
-        """Return the regions that touch a stretch, the narrowest first."""
+        """Return the regions that touch a stretch, the narrowest first.
+
+        Of a heap of regions over each other those that begin last are looked at.
+        """
         rows, reach = self._rows[io], self._reach[io]
         found = []
-        at = bisect_right(self._first[io], last) - 1
-        while at >= 0 and reach[at] >= first:
+        end = bisect_right(self._first[io], last) - 1
+        for at in range(end, max(end - MOST_LOOKED_AT, -1), -1):
+            if reach[at] < first:
+                break
             if rows[at].last >= first:
                 found.append(rows[at])
-            at -= 1
         return sorted(found, key=lambda region: (region.last - region.first, region.first))
 
 
@@ -132,6 +140,8 @@ class Regions:
             devices = list(dict.fromkeys(region.device for region in found))
             if devices:
                 parts = dict.fromkeys(r.part for r in found if r.part)
+                if len(devices) > MOST_NAMED:
+                    devices[MOST_NAMED:] = ["others"]
                 return " or ".join(devices), ", ".join(parts) if len(devices) == 1 else ""
         what = "port" if io == "pio" else "mmio"
         return f"unknown ({what} {first:#x})", ""
