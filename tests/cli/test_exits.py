@@ -231,6 +231,11 @@ def test_a_memory_tree_that_is_none(vtrace, summed, told, tmp_path):
     done = vtrace("exits", "--sum", "--mtree", empty, summed)
     assert (done.code, len(done.err.splitlines())) == (ExitCode.INPUT, 1)
     assert "info mtree -f" in done.err
+    assert str(empty) in done.err
+    empty.write_text("")
+    done = vtrace("diff", "--mtree-after", empty, summed, summed)
+    assert (done.code, done.out) == (ExitCode.INPUT, "")
+    assert str(empty) in done.err
     done = vtrace("exits", "--sum", "--mtree", tmp_path / "none.txt", summed)
     assert (done.code, len(done.err.splitlines())) == (ExitCode.INPUT, 1)
     tree = tmp_path / "tree.txt"

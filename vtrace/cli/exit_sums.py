@@ -51,8 +51,10 @@ def memory_tree(path: str) -> str:
     """Return the text of a file with QEMU's memory tree.
 
     Raises:
-        InputError: It cannot be read, or is too large to be one.
+        InputError: It cannot be read, is too large to be one, or has no device in it.
     """
+    from vtrace.inventory.regions import mtree_regions
+
     try:
         with Path(path).open("rb") as file:
             found = file.read(MOST_TREE_BYTES + 1)
@@ -60,7 +62,10 @@ def memory_tree(path: str) -> str:
         raise InputError(f"{path}: {error.strerror or error}") from error
     if len(found) > MOST_TREE_BYTES:
         raise InputError(f"{path}: too large for a memory tree of QEMU ({MOST_TREE_BYTES:,} bytes)")
-    return found.decode(errors="replace")
+    text = found.decode(errors="replace")
+    if not mtree_regions(text):
+        raise InputError(f"{path}: no ports and no memory of a device in it: is it info mtree -f?")
+    return text
 
 
 def chosen(summary: Summary, args: argparse.Namespace) -> tuple[list[Row], list[Row] | None]:

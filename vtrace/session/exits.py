@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from vtrace.errors import InputError, UsageError
+from vtrace.errors import UsageError
 from vtrace.exit_reasons import exit_reason
 from vtrace.inventory.regions import Regions, mtree_regions, region_of
 from vtrace.model import Kind
@@ -39,7 +39,6 @@ class ExitSums:
 
         Raises:
             UsageError: There are several VMs, and none is named; or not this one.
-            InputError: No device is in it.
         """
         vms = {str(row.get("vm", "")) for row in self._section("exits")}
         if vm is not None and vm not in vms:
@@ -51,8 +50,6 @@ class ExitSums:
                 f"a memory tree is that of one VM, and exits of {len(vms)} were recorded; "
                 "name it with --vm"
             )
-        if not mtree_regions(text):
-            raise InputError("no ports and no memory of a device in it: is it info mtree -f?")
         self._trees[vm if vm is not None else vms.pop()] = text
 
     def feed(self, batch: EventBatch) -> None:

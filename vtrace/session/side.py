@@ -25,7 +25,6 @@ def side_of(session: Session, vms: list[str] | None = None, tree: str = "") -> S
 
     Raises:
         UsageError: It cannot be told whose the tree is.
-        InputError: It is none.
     """
     summary = session.summary()
     if tree:
