@@ -282,7 +282,7 @@ class Trace:
     def _check_version(self, metadata: dict[bytes, bytes], key: bytes, known: int) -> None:
         text = metadata.get(key, b"")
         if not re.fullmatch(rb"[0-9]{1,9}", text):
-            self._foreign(f"expected a number for {key.decode()}, found {text!r}")
+            self._foreign(f"expected a number for {key.decode()}, found {text[:40]!r}")
         if int(text) > known:
             raise InputError(
                 f"{self.name}: {key.decode()} is {int(text)}, and this vtrace "
@@ -293,7 +293,7 @@ class Trace:
     def _foreign(self, found: str) -> NoReturn:
         raise InputError(
             f"{self.name}: is no recording of vtrace: {found}; "
-            "for other formats see vtrace import --help"
+            "vtrace reads what vtrace record wrote"
         )
 
     def _walker(self, wait: Callable[[], bool] = lambda: False) -> Walker:
