@@ -66,6 +66,28 @@ def test_a_recording_that_goes_on_past_midnight():
     assert late.resolve(parse_moment("00:00:05"), START) == START + 15 * SECOND
 
 
+@pytest.mark.parametrize("text", ["9" * 20, "99999999h", "2800-01-01T00:00"])
+def test_a_moment_behind_all_times(text, busy, vtrace):
+    for verb in ("report", "requests"):
+        done = vtrace(verb, "--since", text, busy)
+        assert done.code == 0, done.err
+        assert vtrace(verb, "--until", text, busy).out == vtrace(verb, busy).out
+
+
+def test_a_clock_that_makes_no_sense():
+    said = Metadata()
+    said.update({"clock": [{"monotonic_ns": 0, "realtime_ns": 10**40}]})
+    far = Clock(said)
+    with pytest.raises(UsageError, match="clock makes no sense"):
+        far.resolve(parse_moment("12:00:00"), START)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "9" * 5000 + "s", "2026-02-30T00:00"])
+def test_what_no_clock_says(text):
+    with pytest.raises(UsageError, match="is no time"):
+        parse_moment(text)
+
+
 @pytest.mark.parametrize("text", ["noon", "25:00:00", "12:61:00", "10 parsecs", "-1", "1:2:3:4"])
 def test_what_is_no_time(text):
     with pytest.raises(UsageError, match="is no time"):

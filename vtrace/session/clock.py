@@ -29,6 +29,9 @@ UNITS_NS: Final = {
 }
 """Units of time and the nanoseconds they have."""
 
+LATEST_NS: Final = (1 << 63) - 1
+"""No clock of a kernel goes further; margins behind it still fit into 64 bits."""
+
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zµ]+)")
 _CLOCK: Final = re.compile(
     r"(?:(?P<date>\d{4}-\d\d-\d\d)[T ])?"
@@ -83,7 +86,7 @@ def parse_moment(text: str) -> Moment:
         UsageError: It is none of these.
     """
     text = text.strip()
-    if text.isascii() and text.isdigit():
+    if text.isascii() and text.isdigit() and len(text) <= 20:
         return Moment(Base.MONOTONIC, int(text))
     try:
         return Moment(Base.START, parse_duration(text))
@@ -93,7 +96,7 @@ def parse_moment(text: str) -> Moment:
     if match:
         hour, minute = int(match["hour"]), int(match["minute"])
         second = int(match["second"] or 0)
-        if hour < 24 and minute < 60 and second < 60:
+        if hour < 24 and minute < 60 and second < 60 and _is_day(match["date"]):
             ns = ((hour * 60 + minute) * 60 + second) * 1_000_000_000
             ns += int((match["part"] or "").ljust(9, "0"))
             return Moment(Base.WALL, ns, match["date"] or "")
@@ -101,6 +104,14 @@ def parse_moment(text: str) -> Moment:
         f"{text!r} is no time: expected nanoseconds (81250000), a time from the start "
         "(10ms, 2.5s) or of day (12:01:03.115, 2026-08-21T12:01:03)"
     )
+
+
+def _is_day(text: str | None) -> bool:
+    try:
+        # The first and the last have no room for a time zone.
+        return not text or 1 < datetime.fromisoformat(text).year < 9999
+    except ValueError:
+        return False
 
 
 class Clock:
@@ -140,15 +151,24 @@ class Clock:
         return f"{moment:%H:%M:%S}.{ns // 1000:06d}"
 
     def resolve(self, moment: Moment, start_ns: int) -> int:
-        """Return which monotonic time a moment is.
+        """Return which monotonic time a moment is, ``LATEST_NS`` at most.
 
         Raises:
-            UsageError: A time of day, and the recording has no anchor.
+            UsageError: A time of day, and the recording has no anchor that makes sense.
         """
         if moment.base is Base.MONOTONIC:
-            return moment.ns
+            return min(moment.ns, LATEST_NS)
         if moment.base is Base.START:
-            return start_ns + moment.ns
+            return min(start_ns + moment.ns, LATEST_NS)
+        try:
+            return min(self._of_day(moment, start_ns), LATEST_NS)
+        except (OverflowError, OSError, ValueError):
+            raise UsageError(
+                "the recording's clock makes no sense, so a time of day means nothing; "
+                "give a time from its start (10ms)"
+            ) from None
+
+    def _of_day(self, moment: Moment, start_ns: int) -> int:
         if self._anchor is None:
             raise UsageError(
                 "the recording does not say when it was made, so a time of day means nothing; "
