@@ -139,7 +139,7 @@ def schema() -> pa.Schema:
     fields += [
         field(name, kind, meaning, nullable=True) for name, (kind, meaning) in SNAP_COLUMNS.items()
     ]
-    meaning = {"meaning": "first bytes of the frame"}
+    meaning = {"meaning": "first bytes of the frame, or of a buffer (REQUEST, RESPONSE)"}
     fields.append(pa.field(BYTES, pa.binary(), nullable=True, metadata=meaning))
     return pa.schema(
         fields,
