@@ -57,6 +57,8 @@ class Case:
     since_ns: int = 0
     until_ns: int = 0
     expected: list[Expected] = field(default_factory=list)
+    tolerated: list[str] = field(default_factory=list)
+    """Codes that are true as well where the machine takes its time."""
     """Findings, those with most packets first; none: a near miss, or a clean run."""
     blind: list[Expected] = field(default_factory=list)
     """Findings that only the guest's own counters can give: without them, blind spots."""
@@ -290,6 +292,8 @@ class Provocation:
 
     code = ""
     what = ""
+    tolerated: tuple[str, ...] = ()
+    """Findings that are true as well where the machine takes its time."""
 
     def __init__(self, stage: Stage, guest: Guest, *, lose: bool = True) -> None:
         self.stage = stage
@@ -353,6 +357,7 @@ def play(stage: Stage, name: str, *provocations: Provocation, quiet_s: float = Q
     for one in provocations:
         found = one.judge(case.moved)
         (case.blind if one.code in ("R8", "R9") else case.expected).extend(found)
+        case.tolerated.extend(one.tolerated)
         case.truth |= one.truth
     case.expected.sort(key=lambda e: -e.packets)
     stage.cases[name] = case

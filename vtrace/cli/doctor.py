@@ -137,6 +137,8 @@ def _point(state: Any, point: Any, attached: dict[str, str] | None) -> dict[str,
         row["attached"] = attached["state"] == "attached"
         if attached["state"] == "failed":
             row["reason"] = attached["reason"]
+        elif attached["reason"].endswith("does without"):
+            row["ready"], row["reason"] = False, attached["reason"]
     return row
 
 

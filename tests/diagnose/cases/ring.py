@@ -192,6 +192,7 @@ class Down(Stuck):
     """The guest's interface is down: its driver takes nothing from the ring and refills nothing."""
 
     code = "R5c"
+    tolerated = ("S1",)  # nobody serves the interrupts of an interface that is down
     what = "The guest's interface is down (ip link set eth0 down) while datagrams come in a burst."
 
     @contextlib.contextmanager
