@@ -11,6 +11,7 @@ from tests.diagnose.plan import play_all, played_on
 from tests.diagnose.stage import Case, Stage
 from tests.host.conftest import start_recording, stop_recording
 from tests.testbed import Host
+from tests.testbed.fixtures import leave_out
 
 
 @dataclass
@@ -39,9 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         suite = call.params.get("lab")
         if suite != "bookworm" and call.params.get("name") not in played_on(suite)[0]:
             unwanted.append(item)
-    if unwanted:
-        config.hook.pytest_deselected(items=unwanted)
-        items[:] = [item for item in items if item not in unwanted]
+    leave_out(config, items, unwanted)
 
 
 @pytest.fixture(scope="package")

@@ -37,7 +37,7 @@ def wrong(case: Case, verdict: Diagnosis, expected: list[Expected] | None = None
         pairs = [("R5", sum(full)), *(pair for pair in pairs if not pair[0].startswith("R5"))]
     if pairs != [(one.code, one.packets) for one in wanted]:
         bad.append(f"findings are {said}, not {[(one.code, one.packets) for one in wanted]}")
-    if len(findings) == len(wanted):
+    elif len(findings) == len(wanted):
         for found, one in zip(findings, wanted, strict=True):
             for name in ("vm", "device", "queue"):
                 want, have = getattr(one, name), getattr(found, name)

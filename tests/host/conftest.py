@@ -15,6 +15,7 @@ from tests.host.rows import Rows, read_rows
 from tests.testbed import Host, delta, send, udp
 from tests.testbed.channel import Job
 from tests.testbed.errors import CommandError
+from tests.testbed.fixtures import leave_out
 
 START_S = 120
 """Limit for attaching all probes: the compiler runs in an emulated machine."""
@@ -29,9 +30,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         and getattr(item, "callspec", None)
         and item.callspec.params.get("lab") != "bookworm"
     ]
-    if unwanted:
-        config.hook.pytest_deselected(items=unwanted)
-        items[:] = [item for item in items if item not in unwanted]
+    leave_out(config, items, unwanted)
 
 
 @dataclass

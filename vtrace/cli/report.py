@@ -192,7 +192,10 @@ def shown_queues(
     A device may have many queues that nobody uses (a serial device has 64): what did nothing is
     counted, not printed, unless it was asked for.
     """
-    idle = [row for row in queues if not any(row[name] for name in COUNTS)]
+    busy: list[dict[str, Any]] = []
+    idle: list[dict[str, Any]] = []
+    for row in queues:
+        (busy if any(row[name] for name in COUNTS) else idle).append(row)
     if len(idle) <= MOST_IDLE or args.device or args.queue:
         return queues, ""
     devices = Counter((row["vm"], row["device"]) for row in idle)
@@ -200,7 +203,7 @@ def shown_queues(
         f"{clean(vm)} {clean(device)} {count}" for (vm, device), count in devices.items()
     )
     left_out = f"{len(idle)} more carried nothing: {listed} (--device NAME prints them)"
-    return [row for row in queues if row not in idle], left_out
+    return busy, left_out
 
 
 def print_queues(queues: list[dict[str, Any]], style: Style, args: argparse.Namespace) -> None:
