@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from vtrace.cli import options
 from vtrace.cli.exit_sums import by_device, print_by_device
 from vtrace.cli.output import Style, print_json, print_table
-from vtrace.cli.request_sums import print_sums, sums_json
+from vtrace.cli.request_sums import print_sums
 from vtrace.errors import UsageError
 from vtrace.model import STAGES
 from vtrace.tables.human import count_text, duration_text, size_text
@@ -61,12 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the report."""
     from vtrace.cli.reading import conclude, opened
+    from vtrace.session.report import report_json
 
     with opened(args) as session:
         summary = session.summary()
         choose(args, summary)
         if args.json:
-            print_json(as_json(session, summary))
+            print_json(report_json(session, summary))
         else:
             print_text(session, summary, args)
         return conclude(session, args, quiet=not args.json)
@@ -100,31 +101,6 @@ def choose(args: argparse.Namespace, summary: Summary) -> None:
         devices = {row["device"] for row in summary.queues} | set(args.device or ())
         summary.drops = [row for row in summary.drops if row["device"] in devices]
         summary.asked.keep({(row["vm"], row["device"]) for row in summary.queues})
-
-
-def as_json(session: Session, summary: Summary) -> dict[str, Any]:
-    """Return the report as ``schemas/report.json`` describes it."""
-    loss = session.loss()
-    return {
-        "source": str(getattr(session.source, "name", "live")),
-        "duration_ns": session.duration_ns,
-        "loss": {
-            name: getattr(loss, name)
-            for name in ("produced", "received", "lost", "pending", "late", "missed")
-        },
-        "queues": summary.queues,
-        "exits": summary.exits,
-        "drops": summary.drops,
-        **(sums_json(summary.asked) if summary.asked else {}),
-        **exits_json(summary),
-    }
-
-
-def exits_json(summary: Summary) -> dict[str, Any]:
-    """Return exits by device and interrupts, where they were recorded."""
-    devices = [row for row in summary.exits_by_device if row["device"] is not None]
-    found: dict[str, Any] = {"device_exits": devices} if devices else {}
-    return found | ({"interrupts": summary.interrupts} if summary.interrupts else {})
 
 
 def print_text(session: Session, summary: Summary, args: argparse.Namespace) -> None:

@@ -12,19 +12,10 @@ if TYPE_CHECKING:
     from vtrace.cli.output import Style
     from vtrace.session import RequestSums
 
-__all__ = ["print_sums", "sums_json"]
+__all__ = ["print_sums"]
 
 SHOWN_RANGES: Final = 8
 PAGE_BYTES: Final = 4096
-
-
-def sums_json(sums: RequestSums) -> dict[str, Any]:
-    """Return the sums as ``schemas/report.json`` has them."""
-    return {
-        "requests": sums.requests,
-        "balloons": sums.balloons,
-        "serial_ports": sums.ports,
-    }
 
 
 def print_sums(sums: RequestSums, style: Style) -> None:

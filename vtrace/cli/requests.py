@@ -89,8 +89,9 @@ def sum_up(args: argparse.Namespace) -> int:
     """
     from vtrace.cli.output import Style, print_json
     from vtrace.cli.reading import conclude, loss_text, opened, row_chooser
-    from vtrace.cli.request_sums import print_sums, sums_json
+    from vtrace.cli.request_sums import print_sums
     from vtrace.session import RequestSums, requests_of
+    from vtrace.session.report import sums_json
     from vtrace.tables import REQUESTS
 
     if args.csv or args.count is not None:
