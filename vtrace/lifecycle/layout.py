@@ -30,6 +30,7 @@ __all__ = [
     "State",
     "grown",
     "new_state",
+    "placed",
     "reserve",
 ]
 
@@ -242,11 +243,11 @@ def new_state() -> State:
         event=np.zeros(1, EVENT),
     )
     state.one[0]["hold_rows"] = HOLD_SPACE
-    return _placed(state)
+    return placed(state)
 
 
-def _placed(state: State) -> State:
-    # Arrays may have moved: tell the kernels where they are.
+def placed(state: State) -> State:
+    """Return the state, with the kernels told where its arrays are: they may have moved."""
     for name in _POOLS:
         state.one[0][name] = getattr(state, name).ctypes.data
     return state
@@ -306,7 +307,7 @@ def reserve(
     state.slot["number"][queue] = slot + 1
     one["slots"] = slot + 1
     one["most_heads"] = max(int(one["most_heads"]), cap)
-    return _placed(state)
+    return placed(state)
 
 
 def grown(state: State, slot: int, cap: int) -> State:
@@ -333,4 +334,4 @@ def grown(state: State, slot: int, cap: int) -> State:
     state.waits[end : end + was] = state.waits[base : base + was]
     queue["base"], queue["cap"] = end, cap
     state.one[0]["most_heads"] = max(int(state.one[0]["most_heads"]), cap)
-    return _placed(state)
+    return placed(state)

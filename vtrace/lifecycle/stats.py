@@ -75,6 +75,18 @@ class Sums:
         self._bins = np.zeros((len(STAGES), 0, BINS), np.int64)
         self._limits = np.zeros((len(STAGES), 0, 3), np.int64)
 
+    def copy(self) -> Sums:
+        """Return the same counts, apart from these."""
+        other = Sums()
+        other.counts = self.counts.copy()
+        other._bins, other._limits = self._bins.copy(), self._limits.copy()
+        return other
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that they take."""
+        return self.counts.nbytes + self._bins.nbytes + self._limits.nbytes
+
     def _grow(self, slots: int) -> None:
         was = len(self.counts)
         if slots <= was:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from vtrace.lifecycle import engine, held
 from vtrace.lifecycle.codes import DONE, DRAIN, MORE_HEADS
 from vtrace.lifecycle.layout import MOST_HEADS, Columns, State, new_state, reserve
+from vtrace.lifecycle.saved import SavedState, restored, saved
 from vtrace.lifecycle.stats import Notifications, QueueStats, Sums
 from vtrace.lifecycle.table import LifecycleTable
 from vtrace.model import TIME_COLUMNS, Direction, Queue, TimeState
@@ -18,7 +20,7 @@ from vtrace.model import TIME_COLUMNS, Direction, Queue, TimeState
 if TYPE_CHECKING:
     from parsers.batch import EventBatch
 
-__all__ = ["Tracker"]
+__all__ = ["SavedTracker", "Tracker"]
 
 Array = NDArray[Any]
 
@@ -28,6 +30,23 @@ _IN_ORDER: Final = 1 << 35
 """VIRTIO_F_IN_ORDER."""
 _HEADS: Final = 256
 """Descriptors of a ring of which nothing is known yet; it grows."""
+
+
+_SCALARS: Final = ("_lost", "_dropped", "_missed", "_sparse", "_finished")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedTracker:
+    """A tracker that was put aside."""
+
+    memory: SavedState
+    scalars: dict[str, Any]
+    not_probed: list[list[str]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it takes, roughly."""
+        return self.memory.nbytes
 
 
 def _columns(batch: EventBatch) -> Columns:
@@ -169,6 +188,25 @@ class Tracker:
             one = self._state.one[0]
             tables.append(self._table(self._take(int(one["pushed"] - one["taken"]))))
         return LifecycleTable.concat(tables)
+
+    def save(self) -> SavedTracker:
+        """Return what it knows, to go on from here later with :meth:`restored`."""
+        scalars = {name: getattr(self, name) for name in _SCALARS}
+        return SavedTracker(
+            memory=saved(self._state, self._sums),
+            scalars=scalars | {"_known": dict(self._known)},
+            not_probed=self._not_probed,
+        )
+
+    @classmethod
+    def restored(cls, found: SavedTracker) -> Tracker:
+        """Return a tracker as it was when it was saved, which may be done again and again."""
+        tracker = cls.__new__(cls)
+        tracker._state, tracker._sums = restored(found.memory)
+        for name, value in found.scalars.items():
+            setattr(tracker, name, dict(value) if isinstance(value, dict) else value)
+        tracker._not_probed = found.not_probed
+        return tracker
 
     @property
     def events(self) -> int:
