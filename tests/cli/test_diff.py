@@ -227,8 +227,17 @@ def test_a_number_that_is_known(vtrace, emulated, twin):
 
 
 def test_one_vm_alone(vtrace, plain):
-    found = diffed(vtrace, "--vm", "nobody", "--per", "second", plain, plain)
-    assert (found["counts"], found["exits"]) == ([], [])
+    whole = diffed(vtrace, "--per", "second", plain, plain)
+    (vm,) = {row["vm"] for row in whole["exits"] if row["vm"]}
+    found = diffed(vtrace, "--vm", vm, "--per", "second", plain, plain)
+    assert len(found["exits"]) == len(whole["exits"])
+
+
+def test_a_vm_that_is_in_neither(vtrace, plain):
+    done = vtrace("diff", "--vm", "nobody", plain, plain)
+    assert done.code == ExitCode.USAGE
+    assert done.out == ""
+    assert "there is no vm nobody in it; there is " in done.err
 
 
 @pytest.mark.parametrize(

@@ -66,13 +66,20 @@ def test_csv_and_json_agree(vtrace, served):
         (["-Y", "request_state == seen and flow contains 7001"], 1),
         (["--device", "scsi0"], 6),
         (["--device", "scsi0", "--queue", "ctrl"], 1),
-        (["--vm", "nobody"], 0),
         (["-c", "3"], 3),
         (["--until", "100us"], 2),
     ],
 )
 def test_rows_can_be_chosen(vtrace, served, options, count):
     assert len(rows_of(vtrace("requests", "--json", *options, served[0]))) == count
+
+
+@pytest.mark.parametrize("options", [["--json"], ["--summary"], ["--csv"]])
+def test_a_vm_that_is_not_there(vtrace, served, options):
+    done = vtrace("requests", *options, "--vm", "nobody", served[0])
+    assert done.code == ExitCode.USAGE
+    assert "there is no vm nobody in it; there is " in done.err
+    assert len(done.err.splitlines()) == 1
 
 
 def test_a_window_has_the_rows_that_begin_in_it(vtrace, served):
@@ -129,7 +136,7 @@ def test_summary_of_what_was_chosen(vtrace, served):
     done = vtrace("requests", "--summary", "--json", "-Y", "failed", path)
     rows = json.loads(done.out)["requests"]
     assert sum(row["count"] for row in rows) == sum(row["failed"] for row in rows) == 5
-    assert vtrace("requests", "--summary", "--vm", "nobody", path).lines[0] == "no requests"
+    assert vtrace("requests", "--summary", "-Y", "sector == 999", path).lines[0] == "no requests"
     report = json.loads(vtrace("report", "--json", "--device", "disk0", path).out)
     assert {row["device"] for row in report["requests"]} == {"disk0"}
     assert report["balloons"] == []

@@ -112,13 +112,16 @@ def run(args: argparse.Namespace) -> int:
     """Print the comparison."""
     from vtrace.cli.comparison import as_json, print_markdown, print_text
     from vtrace.cli.output import Style, print_json
+    from vtrace.cli.reading import check_vms
     from vtrace.compare import compare
 
     options.max_loss(args)
     if args.before == args.after == "-":
         raise UsageError("diff: only one of the two recordings can come from stdin")
-    first, code = read(args.before, args, args.mtree_before)
-    second, other = read(args.after, args, args.mtree_after)
+    there: set[str] = set()
+    first, code = read(args.before, args, args.mtree_before, there)
+    second, other = read(args.after, args, args.mtree_after, there)
+    check_vms(args.vm, there)
     comparison = compare(first, second, args.per, mapped=args.map, confidence=args.confidence)
     if args.json:
         print_json(as_json(comparison))
@@ -130,11 +133,16 @@ def run(args: argparse.Namespace) -> int:
     return max(code, other)
 
 
-def read(path: str, args: argparse.Namespace, tree: str | None) -> tuple[Side, int]:
-    """Read a recording; return it as a side, and the exit code for what was damaged of it."""
+def read(
+    path: str, args: argparse.Namespace, tree: str | None, there: set[str]
+) -> tuple[Side, int]:
+    """Read a recording; return it as a side, and the exit code for what was damaged of it.
+
+    The names of its VMs are put into ``there``.
+    """
     from parsers.tracefile import open_trace
     from vtrace.cli.exit_sums import memory_tree
-    from vtrace.cli.reading import conclude
+    from vtrace.cli.reading import conclude, vms_of
     from vtrace.session import Session
     from vtrace.session.side import side_of
 
@@ -142,6 +150,7 @@ def read(path: str, args: argparse.Namespace, tree: str | None) -> tuple[Side, i
     with open_trace(path) as trace:
         session = Session(trace)
         side = side_of(session, args.vm, text)
+        there |= vms_of(session)
         unlimited = argparse.Namespace(max_loss=None)
         return side, conclude(session, unlimited, quiet=True)
 

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("exits: --mtree names the devices of sums; it needs --sum")
     from vtrace.cli import say
     from vtrace.cli.output import Style
-    from vtrace.cli.reading import Rows, conclude, loss_text, opened
+    from vtrace.cli.reading import Rows, check_vms, conclude, loss_text, opened, vms_of
     from vtrace.tables import EXITS
     from vtrace.tables.human import count_text
 
@@ -82,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
             rows.print(table)
             if rows.full:
                 break
+        if not rows.count and not rows.full:
+            check_vms(args.vm, vms_of(session))
         if not args.json and not args.csv:
             print(f"{count_text(rows.count)} exits; {loss_text(session.loss(), style)}")
         if not seen and session.metadata.sections.get("exits"):
@@ -94,11 +96,11 @@ def print_sum(args: argparse.Namespace) -> int:
     """Print sums of exits and interrupts by device.
 
     Raises:
-        UsageError: An option is for single exits.
+        UsageError: An option is for single exits, or there is no such VM.
     """
     from vtrace.cli import exit_sums
     from vtrace.cli.output import Style, print_json
-    from vtrace.cli.reading import conclude, loss_text, opened
+    from vtrace.cli.reading import check_vms, conclude, loss_text, opened, vms_of
 
     for option in ("display_filter", "since", "until"):
         if getattr(args, option) is not None:
@@ -107,6 +109,7 @@ def print_sum(args: argparse.Namespace) -> int:
     tree = None if args.mtree is None else exit_sums.memory_tree(args.mtree)
     with opened(args) as session:
         summary = session.summary()
+        check_vms(args.vm, vms_of(session))
         if tree is not None:
             summary.use_tree(tree, args.vm[0] if args.vm and len(args.vm) == 1 else None)
         if args.json:

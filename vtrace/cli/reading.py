@@ -13,7 +13,7 @@ import numpy as np
 from parsers.tracefile import open_trace
 from vtrace.cli import options, say
 from vtrace.cli.output import Style, print_csv, print_json_lines
-from vtrace.errors import ExitCode, LossError
+from vtrace.errors import ExitCode, LossError, UsageError
 from vtrace.session import PacketJoin, Session
 from vtrace.tables import Schema, Table
 from vtrace.tables.human import count_text
@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from vtrace.session import Loss
     from vtrace.tables import Values
 
-__all__ = ["Rows", "conclude", "loss_text", "opened", "row_chooser", "time_texts"]
+__all__ = [
+    "Rows",
+    "check_vms",
+    "conclude",
+    "loss_text",
+    "opened",
+    "row_chooser",
+    "time_texts",
+    "vms_of",
+]
 
 Chooser = Callable[[Table], Table]
 
@@ -131,6 +140,34 @@ def time_texts(times: list[int | None], session: Session, args: argparse.Namespa
             text = f"{sign}{since // 1_000_000}.{since % 1_000_000:06d}"
         texts.append(text)
     return texts
+
+
+def vms_of(session: Session) -> set[str]:
+    """Return the names of all VMs that what was read so far speaks of."""
+    sections = session.metadata.sections
+    rows: list[Any] = []
+    for name in ("queues", "threads"):
+        section = sections.get(name)
+        rows += section.values() if isinstance(section, dict) else ()
+    for name in ("exits", "interrupts"):
+        section = sections.get(name)
+        rows += section if isinstance(section, list) else ()
+    names = [row.get("vm") for row in rows if isinstance(row, dict)]
+    vms = sections.get("vms")
+    names += [vm.get("name") for vm in vms if isinstance(vm, dict)] if isinstance(vms, list) else []
+    return {name for name in names if isinstance(name, str) and name}
+
+
+def check_vms(wanted: list[str] | None, there: set[str]) -> None:
+    """Look whether the VMs that the options name are there.
+
+    Raises:
+        UsageError: One is not.
+    """
+    missing = [clean(one) for one in wanted or () if one not in there]
+    if missing:
+        known = ", ".join(clean(one) for one in sorted(there)) or "none"
+        raise UsageError(f"there is no vm {missing[0]} in it; there is {known}")
 
 
 def loss_text(loss: Loss, style: Style | None = None) -> str:

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the requests, or their sums."""
     from vtrace.cli import say
     from vtrace.cli.output import Style
-    from vtrace.cli.reading import Rows, conclude, loss_text, opened
+    from vtrace.cli.reading import Rows, check_vms, conclude, loss_text, opened, vms_of
     from vtrace.session import requests_of
     from vtrace.tables import REQUESTS
     from vtrace.tables.human import count_text
@@ -71,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
             rows.print(table)
             if rows.full:
                 break
+        if not rows.count and not rows.full:
+            check_vms(args.vm, vms_of(session))
         text = not (args.json or args.csv)
         if text:
             print(f"{count_text(rows.count)} requests; {loss_text(session.loss(), style)}")
@@ -85,10 +87,17 @@ def sum_up(args: argparse.Namespace) -> int:
     """Print sums over the requests that the options choose.
 
     Raises:
-        UsageError: The options are for rows.
+        UsageError: The options are for rows, or there is no such VM.
     """
     from vtrace.cli.output import Style, print_json
-    from vtrace.cli.reading import conclude, loss_text, opened, row_chooser
+    from vtrace.cli.reading import (
+        check_vms,
+        conclude,
+        loss_text,
+        opened,
+        row_chooser,
+        vms_of,
+    )
     from vtrace.cli.request_sums import print_sums
     from vtrace.session import RequestSums, requests_of
     from vtrace.session.report import sums_json
@@ -102,6 +111,7 @@ def sum_up(args: argparse.Namespace) -> int:
         for found, table in requests_of(session):
             sums.add(found, choose(table)["row"].data)
         sums.finish()
+        check_vms(args.vm, vms_of(session))
         if args.json:
             print_json(sums_json(sums))
         else:
