@@ -114,7 +114,31 @@ def test_some_rows_of_one_vm(vtrace, summed):
     found = json.loads(vtrace("exits", "--sum", "--json", "-c", "2", "--vm", "cpx", summed).out)
     assert [one["reason"] for one in found["exits"]] == ["HLT", "IOIO"]
     assert {one["vm"] for one in found["interrupts"]} == {"cpx"}
-    assert json.loads(vtrace("exits", "--sum", "--json", "--vm", "x", summed).out)["exits"] == []
+
+
+@pytest.mark.parametrize("options", [["--sum"], ["--sum", "--json"], []])
+def test_a_vm_that_is_not_there(vtrace, summed, options):
+    done = vtrace("exits", *options, "--vm", "x", summed)
+    assert done.code == ExitCode.USAGE
+    assert done.out == ""
+    assert "there is no vm x in it; there is cpx" in done.err
+
+
+def test_a_message_that_qemu_sends_itself(vtrace, tmp_path):
+    rows = [
+        {"vm": "cpx", "pid": 1, "msi_address": 0, "msi_data": 0x2A, "count": 3},
+        # By its data it is the one that the story's IRQ has.
+        {"vm": "cpx", "pid": 1, "msi_address": 0, "msi_data": 0x4021, "count": 2},
+    ]
+    path = write(tmp_path / "sent.vtrace", exits=EXITS, interrupts=rows)
+    found = json.loads(vtrace("exits", "--sum", "--json", path).out)["interrupts"]
+    assert [one["device"] for one in found] == [
+        "unknown (message sent by QEMU itself, data 0x2a)",
+        "net0",
+    ]
+    text = vtrace("exits", "--sum", path).out
+    assert "msi by QEMU, data 0x2a" in text
+    assert "0x0 " not in text
 
 
 def test_a_recording_that_has_no_sums(vtrace, told):

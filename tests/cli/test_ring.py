@@ -14,9 +14,10 @@ from tests.ring.model import EVENT_IDX, INDIRECT, Packed, Split
 from tests.ring.monitor import Monitor
 from tests.ring.test_hostile import PACKED_RINGS, SPLIT
 from vtrace.cli import ring as verb
-from vtrace.cli.ringread import device_named, monitors_of, path_of, queue_named, take
+from vtrace.cli.ringread import device_named, queue_named, take
 from vtrace.errors import UnsupportedError, UsageError
 from vtrace.inventory import Device, Virtqueue, Vm
+from vtrace.inventory.monitor import monitors_of, path_of
 from vtrace.inventory.qmp import VirtioDevice
 from vtrace.ring import WORDS
 from vtrace.ring.saved import to_saved

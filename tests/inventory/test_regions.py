@@ -115,6 +115,9 @@ def test_messages():
     regions = Regions(messages={(0xFEE00000, 0x4021): "net0"})
     assert regions.message(0xFEE00000, 0x4021) == "net0"
     assert regions.message(0xFEE00000, 0x4022) == "unknown (msi 0xfee00000 0x4022)"
+    # KVM takes the page off the address of a message that QEMU sends itself.
+    assert regions.message(0, 0x4021) == "net0"
+    assert regions.message(0, 0x2A) == "unknown (message sent by QEMU itself, data 0x2a)"
 
 
 def test_the_narrowest_is_the_owner_and_several_in_a_page_are_all_named():
@@ -177,8 +180,12 @@ def test_owners_that_the_tree_names():
     rows = mtree_regions(head + line + other)
     assert [(row["name"], row["device"]) for row in rows] == [
         ("msix-table", "nic7"),
-        ("x", "device[3]"),
+        ("x", ""),
     ]
+    anonymous = other.replace("unattached/device[3]", "peripheral-anon/device[1]")
+    device = {"id": "blk0", "driver": "?", "qom": "/machine/peripheral-anon/device[1]"}
+    assert [row["device"] for row in mtree_regions(head + anonymous, [device])] == ["blk0"]
+    assert [row["device"] for row in mtree_regions(head + anonymous)] == ["device[1]"]
 
 
 QUERY_PCI = [

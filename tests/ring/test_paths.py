@@ -7,9 +7,9 @@ import time
 import pytest
 
 from tests.ring.realguest import QEMU
-from vtrace.cli.ringread import path_of
 from vtrace.errors import UsageError
 from vtrace.inventory import discover
+from vtrace.inventory.monitor import path_of
 from vtrace.inventory.qmp import Qmp
 
 OPTIONS = (

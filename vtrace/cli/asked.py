@@ -6,26 +6,14 @@ import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from vtrace.errors import UsageError
 from vtrace.text import clean
 
 if TYPE_CHECKING:
-    from vtrace.inventory import Device, Vm
-    from vtrace.inventory.qmp import Qmp
+    from vtrace.inventory import Vm
 
 __all__ = ["ask", "lines_of_answers"]
 
 _WIDTH: Final = 96
-_UNTOUCHABLE: Final = ("vhost-user", "vdpa")
-_INDICES: Final = {
-    "size": "vring-num",
-    "desc": "vring-desc",
-    "driver": "vring-avail",
-    "device": "vring-used",
-    "taken": "last-avail-idx",
-    "used": "used-idx",
-    "inuse": "inuse",
-}
 
 
 def ask(vm: Vm, address: str, others: list[Vm]) -> dict[str, Any]:
@@ -35,52 +23,12 @@ def ask(vm: Vm, address: str, others: list[Vm]) -> dict[str, Any]:
         UsageError: The socket is none, or another VM's.
         UnsupportedError: QEMU is older than 7.2.
     """
-    from vtrace.cli.ringread import path_of, right_vm
+    from vtrace.inventory.monitor import answers, right_vm
     from vtrace.inventory.qmp import Qmp
 
     with Qmp(address) as qmp:
         right_vm(qmp, vm, others)
-        known = qmp.virtio_devices()
-        devices: dict[str, Any] = {}
-        for device in vm.devices:
-            if not device.queues:
-                continue
-            try:
-                path = path_of(vm, device, known)
-            except UsageError as error:
-                devices[device.id] = {"missing": str(error)}
-            else:
-                devices[device.id] = answers(qmp, path, device)
-        return {
-            "version": qmp.version,
-            "state": qmp.run_state(),
-            "balloon_bytes": qmp.balloon_bytes(),
-            "devices": devices,
-        }
-
-
-def answers(qmp: Qmp, path: str, device: Device) -> dict[str, Any]:
-    """Return what QEMU says of a device and its queues."""
-    status = qmp.virtio_status(path)
-    queues = []
-    for queue in device.queues:
-        # The indices of a vhost-user ring are not to be had without stopping it.
-        if queue.index < status.queues and queue.backend not in _UNTOUCHABLE:
-            row = qmp.queue_status(path, queue.index)
-            indices = {name: row.get(key) for name, key in _INDICES.items()}
-            if queue.backend == "vhost" and status.vhost:
-                # QEMU's own are those from before vhost took over; see ringread.
-                indices |= {"used": None, "inuse": None, "taken": indices["taken"] or None}
-            queues.append({"index": queue.index, "name": queue.name} | indices)
-    return {
-        "path": path,
-        "status": list(status.status),
-        "features": sorted(status.features),
-        "started": status.started,
-        "broken": status.broken,
-        "vhost": status.vhost,
-        "queues": queues,
-    }
+        return answers(qmp, vm)
 
 
 def lines_of_answers(said: dict[str, Any]) -> Iterator[str]:

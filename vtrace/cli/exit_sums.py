@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vtrace.cli.output import Cell, Style, print_table
 from vtrace.errors import InputError
+from vtrace.inventory.regions import by_qemu
 from vtrace.tables.human import count_text, duration_text
 
 if TYPE_CHECKING:
@@ -156,6 +157,8 @@ def _line(row: Row) -> str:
         return f"gsi {row['gsi']}"
     if row["msi_address"] is None:
         return "-"
+    if by_qemu(row["msi_address"]):
+        return f"msi by QEMU, data {row['msi_data']:#x}"
     return f"msi {row['msi_address']:#x} {row['msi_data']:#x}"
 
 

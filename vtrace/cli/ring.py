@@ -86,8 +86,9 @@ def taken_of(args: argparse.Namespace) -> Taken:
         return loaded(args.vm)
     if None in names:
         raise UsageError("ring: give VM DEVICE QUEUE (see vtrace list), or a saved FILE")
-    from vtrace.cli.ringread import device_named, monitors_of, queue_named, take
+    from vtrace.cli.ringread import device_named, queue_named, take
     from vtrace.inventory import discover, resolve
+    from vtrace.inventory.monitor import monitors_of
 
     vms = discover()
     vm = resolve(vms, args.vm)

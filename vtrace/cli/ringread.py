@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vtrace.errors import PrivilegeError, UnsupportedError, UsageError
@@ -14,15 +12,14 @@ from vtrace.errors import PrivilegeError, UnsupportedError, UsageError
 if TYPE_CHECKING:
     from vtrace.inventory import Device, Vm
     from vtrace.inventory.guestram import GuestRam
-    from vtrace.inventory.qmp import Qmp, VirtioDevice, VirtioStatus
+    from vtrace.inventory.qmp import Qmp, VirtioStatus
     from vtrace.ring import Device as Known
     from vtrace.ring import RawRing, Snapshot
 
-__all__ = ["Taken", "device_named", "monitors_of", "path_of", "queue_named", "take"]
+__all__ = ["Taken", "device_named", "queue_named", "take"]
 
 _TRIES: Final = 5
 """Times that a ring is read until it stands still meanwhile."""
-_UNTOUCHABLE: Final = ("vhost-user", "vdpa")
 
 
 @dataclass(slots=True)
@@ -83,67 +80,6 @@ def near(name: str, names: Sequence[str]) -> str:
     return f"did you mean {listed}?" if close else f"there is {listed}"
 
 
-def monitors_of(vm: Vm, proc: Path = Path("/proc")) -> list[str]:
-    """Return the QMP sockets that the command line of a VM names."""
-    from vtrace.inventory.cmdline import parse
-
-    try:
-        argv = (proc / str(vm.pid) / "cmdline").read_bytes().decode("utf-8", "surrogateescape")
-    except OSError:
-        return []
-    line = parse(argv.rstrip("\0").split("\0"))
-    paths = [option.text for option in line.all("qmp", "qmp-pretty")]
-    found = [match[1] for text in paths if (match := re.match(r"unix:([^,]+)", text))]
-    control = {o.get("chardev") for o in line.all("mon") if o.get("mode") == "control"}
-    chardevs = [o for o in line.all("chardev") if o.get("id") in control]
-    return found + [o.get("path") for o in chardevs if o.get("path")]
-
-
-def path_of(vm: Vm, device: Device, known: Sequence[VirtioDevice]) -> str:
-    """Return the QOM path of a device's virtio part.
-
-    A device without an id is the n-th of its driver, as QEMU numbers those.
-
-    Raises:
-        UsageError: It cannot be told.
-    """
-    from vtrace.inventory.drivers import driver_of
-
-    if device.named:
-        suffix = f"/{device.id}/virtio-backend"
-        for one in known:
-            if one.path.endswith(suffix) or one.path.endswith(f"/{device.id}"):
-                return one.path
-        raise UsageError(f"QEMU's monitor has no virtio device {device.id!r}")
-    driver = driver_of(device.driver)
-    name = driver.name if driver else device.driver
-    ours = [d for d in vm.devices if not d.named and driver_name(d) == name]
-    theirs = sorted((d for d in known if d.name == name and unnamed(d.path)), key=order_of)
-    if len(ours) != len(theirs):
-        raise UsageError(
-            f"QEMU has {len(theirs)} devices {name} without an id, and its command line"
-            f" {len(ours)}: which is {device.id!r} cannot be told"
-        )
-    return theirs[ours.index(device)].path
-
-
-def driver_name(device: Device) -> str:
-    from vtrace.inventory.drivers import driver_of
-
-    driver = driver_of(device.driver)
-    return driver.name if driver else device.driver
-
-
-def unnamed(path: str) -> bool:
-    return "/peripheral-anon/" in path or "/unattached/" in path
-
-
-def order_of(device: VirtioDevice) -> tuple[bool, int]:
-    # What the board makes comes first.
-    number = re.search(r"device\[(\d+)\]", device.path)
-    return "/peripheral-anon/" in device.path, int(number[1]) if number else 0
-
-
 def take(vm: Vm, device: Device, queue: str, address: str, others: Sequence[Vm] = ()) -> Taken:
     """Read a virtqueue by way of QEMU's monitor, and decode it.
 
@@ -153,10 +89,11 @@ def take(vm: Vm, device: Device, queue: str, address: str, others: Sequence[Vm] 
         UnsupportedError: This ring cannot be read.
     """
     from vtrace.inventory.guestram import GuestRam
+    from vtrace.inventory.monitor import UNTOUCHABLE, path_of, right_vm
     from vtrace.inventory.qmp import Qmp
 
     name, index, backend = queue_named(device, queue)
-    if backend in _UNTOUCHABLE:
+    if backend in UNTOUCHABLE:
         raise UnsupportedError(
             f"{device.id} is served by {backend}: asking QEMU for its indices would stop the ring"
         )
@@ -172,18 +109,6 @@ def take(vm: Vm, device: Device, queue: str, address: str, others: Sequence[Vm] 
         taken.vm, taken.device, taken.queue, taken.index = vm.name, device.id, name, index
         taken.backend = served
         return taken
-
-
-def right_vm(qmp: Qmp, vm: Vm, others: Sequence[Vm]) -> None:
-    """Raise UsageError if the monitor is another VM's: memory would be read from the wrong one."""
-    name = qmp.guest_name()
-    named = "" if vm.name.startswith("pid:") else vm.name
-    strangers = {other.pid for other in others if other.pid != vm.pid}
-    if name != named or qmp.peer in strangers:
-        raise UsageError(
-            f"{qmp.address}: it is the monitor of {name or 'a guest without a name'!r}, not of"
-            f" {vm.name!r}"
-        )
 
 
 class RingReader:

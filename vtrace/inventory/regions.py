@@ -14,7 +14,16 @@ from typing import Any, Final
 
 from vtrace.inventory.board import LINES, MEMORY, PORTS
 
-__all__ = ["PAGE", "Region", "Regions", "mtree_regions", "pci_lines", "pci_regions", "region_of"]
+__all__ = [
+    "PAGE",
+    "Region",
+    "Regions",
+    "by_qemu",
+    "mtree_regions",
+    "pci_lines",
+    "pci_regions",
+    "region_of",
+]
 
 PAGE: Final = 4096
 """Exits for MMIO are summed up by pages of this size."""
@@ -27,6 +36,10 @@ MOST_NAMED: Final = 16
 _MOST_LINES: Final = 1 << 18
 _DEEPEST: Final = 32
 _SPACES: Final = ("pio", "mmio")
+
+APIC: Final = 0xFEE0_0000
+"""Messages are written there; the bits below say to whom."""
+APIC_BYTES: Final = 1 << 20
 
 # QEMU's layout of the BAR of a modern virtio device (hw/virtio/virtio-pci.c): the page in which it
 # is notified is the fourth.
@@ -151,9 +164,20 @@ class Regions:
         return self._lines.get(gsi) or f"unknown (gsi {gsi})"
 
     def message(self, address: int, data: int) -> str:
-        """Return the device of a message-signalled interrupt."""
+        """Return the device of a message-signalled interrupt.
+
+        KVM says of a message that QEMU itself sends the address without the APIC's page.
+        """
         found = self._messages.get((address, data))
+        if not found and by_qemu(address):
+            found = self._messages.get((APIC | address, data))
+            return found or f"unknown (message sent by QEMU itself, data {data:#x})"
         return found or f"unknown (msi {address:#x} {data:#x})"
+
+
+def by_qemu(address: int) -> bool:
+    """Tell whether a message, by its address as KVM says it, is one that QEMU sent itself."""
+    return address < APIC_BYTES
 
 
 def _notify_regions(notify: Iterable[tuple[int, str, str]], *, qemu: bool) -> Iterable[Region]:
@@ -214,6 +238,7 @@ def mtree_regions(text: str, devices: Sequence[Mapping[str, Any]] = ()) -> list[
     for device in devices:
         model = str(device.get("driver", "")).lower()
         models.setdefault(model, []).append(str(device.get("id", "")))
+    places = {str(d.get("qom")): str(d.get("id", "")) for d in devices if d.get("qom")}
     rows: list[dict[str, Any]] = []
     space: str | None = None
     for line in text[: _MOST_LINES * 80].splitlines()[:_MOST_LINES]:
@@ -237,16 +262,19 @@ def mtree_regions(text: str, devices: Sequence[Mapping[str, Any]] = ()) -> list[
                 "base": first,
                 "size": last - first + 1,
                 "name": name.strip(),
-                "device": _device_of(section[4], name.strip(), models),
+                "device": _device_of(section[4], name.strip(), models, places),
             }
         )
     return rows
 
 
-def _device_of(rest: str, name: str, models: Mapping[str, list[str]]) -> str:
+def _device_of(
+    rest: str, name: str, models: Mapping[str, list[str]], places: Mapping[str, str]
+) -> str:
     owner = _OWNER.search(rest)
-    if owner:
-        return owner[1] or owner[2].rpartition("/")[2]
+    # A number of the board's own says less than the region's name.
+    if owner and (owner[1] or not owner[2].startswith("/machine/unattached/")):
+        return owner[1] or places.get(owner[2]) or owner[2].rpartition("/")[2]
     # The model a region is named after: the longest that fits.
     modern = _MODERN.match(name.lower())
     name = modern[1] if modern else name
