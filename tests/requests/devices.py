@@ -385,8 +385,8 @@ def story() -> tuple[Devices, list[dict[str, Any]]]:
     ask(7, 0, [stats(t4=123456, t5=2 << 30, t99=1)], [],
         {"operation": "STATS", "detail": f"MEMFREE=123456 MEMTOT={2 << 30} 99=1"})  # fmt: skip
 
-    ask(9, 0, [message(0, 0, 1)], [], {"operation": "DEVICE_READY", "port": 0, "value": 1,
-                                       "detail": None})  # fmt: skip
+    ask(9, 0, [message(0xFFFF_FFFF, 0, 1)], [],
+        {"operation": "DEVICE_READY", "port": None, "value": 1, "detail": None})  # fmt: skip
     ask(8, 0, [], [message(1, 7, 1) + b"org.test.0\0"],
         {"operation": "PORT_NAME", "port": 1, "value": 1, "detail": "org.test.0",
          "request_state": "not_applicable"})  # fmt: skip

@@ -20,6 +20,8 @@ __all__ = ["MESSAGE_BYTES", "MOST_NAME", "PORT_NAME", "decode_control", "decode_
 MESSAGE_BYTES: Final = 8
 PORT_NAME: Final = 7
 MOST_NAME: Final = 256
+NO_PORT: Final = 0xFFFF_FFFF
+"""``VIRTIO_CONSOLE_BAD_ID``: what DEVICE_READY has in place of a port."""
 
 
 def decode_data(view: View) -> None:
@@ -46,7 +48,8 @@ def decode_control(view: View) -> None:
     port, there = message.little(0, 4)
     event, whole = message.little(4, 2)
     value, valued = message.little(6, 2)
-    view.put("port", port, there & whole, Known.PORT)
+    # A message about the whole device names no port.
+    view.put("port", port, there & whole & (port != NO_PORT), Known.PORT)
     view.put("operation", event, whole, Known.OPERATION)
     view.put("value", value, valued, Known.VALUE)
     view.out["known"][whole & (event == PORT_NAME)] |= np.uint32(Known.DETAIL)
