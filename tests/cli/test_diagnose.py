@@ -23,9 +23,9 @@ from tests.cli.recordings import REALTIME, udp
 from tests.cli.story import RX, START, TX, Story, small
 from vtrace.cli.attached import FileSink, Until, unnamed
 from vtrace.cli.diagnose import choose, codes_of, matches
-from vtrace.cli.headline import Times
 from vtrace.cli.output import Style
 from vtrace.cli.seconds import Second, Seconds, line_of, second_json
+from vtrace.diagnose.prose.headline import Times
 from vtrace.errors import ExitCode, UsageError
 from vtrace.model import Kind
 

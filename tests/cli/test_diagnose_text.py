@@ -9,14 +9,14 @@ import jsonschema
 import pytest
 
 from tests.cli import diagnoses
-from vtrace.cli.headline import Times, headline
-from vtrace.cli.ledger import ledger_lines
 from vtrace.cli.output import Style
-from vtrace.cli.prose import hanging, wrapped
-from vtrace.cli.verdict import Look, config_lines, verdict_lines
 from vtrace.diagnose import findings
 from vtrace.diagnose.codes import CODES, HOPS
 from vtrace.diagnose.findings import Basis, Certainty, Diagnosis, LedgerRow, as_json
+from vtrace.diagnose.prose.headline import Times, headline
+from vtrace.diagnose.prose.ledger import ledger_lines
+from vtrace.diagnose.prose.lines import hanging, wrapped
+from vtrace.diagnose.prose.verdict import Look, config_lines, verdict_lines
 from vtrace.text import cells
 
 TIMES = Times(start_ns=diagnoses.START, anchor_ns=diagnoses.ANCHOR, zone=UTC)

@@ -14,8 +14,8 @@ from vtrace.cli.guests import add_guest_arguments
 from vtrace.errors import ExitCode, LossError, UsageError
 
 if TYPE_CHECKING:
-    from vtrace.cli.verdict import Look
     from vtrace.diagnose.findings import Diagnosis
+    from vtrace.diagnose.prose.verdict import Look
     from vtrace.session import Session
 
 SUMMARY = "say where packets were lost, why, and what to do"
@@ -223,7 +223,7 @@ def print_line(value: Any) -> None:
 
 def print_text(diagnosis: Diagnosis, args: argparse.Namespace, source: str, config: Any) -> None:
     """Print a diagnosis for people; ``config`` is what the recording knows of the host."""
-    from vtrace.cli.verdict import config_lines, verdict_lines
+    from vtrace.diagnose.prose.verdict import config_lines, verdict_lines
 
     look = look_of(diagnosis, args, source)
     if args.config:
@@ -238,9 +238,9 @@ def look_of(diagnosis: Diagnosis, args: argparse.Namespace, source: str) -> Look
     """Return how the options, the terminal and the environment want it shown."""
     from datetime import UTC
 
-    from vtrace.cli.headline import Times
     from vtrace.cli.output import Style
-    from vtrace.cli.verdict import Look
+    from vtrace.diagnose.prose.headline import Times
+    from vtrace.diagnose.prose.verdict import Look
 
     return Look(
         width=width_of_stdout(),

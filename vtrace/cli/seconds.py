@@ -22,9 +22,9 @@ from vtrace.text import cells, clean
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vtrace.cli.headline import Times
     from vtrace.cli.output import Style
     from vtrace.diagnose.findings import Finding
+    from vtrace.diagnose.prose.headline import Times
 
 __all__ = ["SECOND_NS", "Second", "Seconds", "line_of", "second_json"]
 

@@ -13,9 +13,9 @@ from parsers.tracefile import open_trace
 from vtrace.cli import options
 from vtrace.cli.attached import Until
 from vtrace.cli.diagnose import finish, print_line, width_of_stdout
-from vtrace.cli.headline import Times
 from vtrace.cli.output import Style
 from vtrace.cli.seconds import SECOND_NS, Second, Seconds, line_of, second_json
+from vtrace.diagnose.prose.headline import Times
 from vtrace.session import Clock, Session
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from vtrace.cli.headline import Times, headline, packets_text
-from vtrace.cli.ledger import ledger_lines
-from vtrace.cli.output import Style
-from vtrace.cli.prose import hanging, wrapped
 from vtrace.diagnose.codes import page_of
+from vtrace.diagnose.prose.headline import Times, headline, packets_text
+from vtrace.diagnose.prose.ledger import ledger_lines
+from vtrace.diagnose.prose.lines import hanging, wrapped
+from vtrace.diagnose.prose.style import PLAIN, Style
 from vtrace.tables.human import count_text, duration_text
 from vtrace.text import clean
 
@@ -24,10 +24,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Look",
+    "Part",
     "config_lines",
     "finding_lines",
+    "finding_parts",
+    "further_lines",
+    "headline_lines",
     "review_lines",
     "verdict_lines",
+    "whole_flows",
 ]
 
 FEW: Final = 3
@@ -48,7 +53,7 @@ class Look:
     """How a diagnosis is shown."""
 
     width: int = 80
-    style: Style = field(default_factory=lambda: Style(color=False))
+    style: Style = PLAIN
     verbose: bool = False
     times: Times = field(default_factory=Times)
     source: str = ""
@@ -62,23 +67,39 @@ class Look:
 
 def verdict_lines(diagnosis: Diagnosis, look: Look) -> list[str]:
     """Return all of it: verdict, findings, ledger, flows, and how far it can be trusted."""
-    lines = [look.style.bold(line) for line in wrapped(headline(diagnosis, look.times), look.prose)]
-    whole = {(row.flow, row.direction, row.vm): row.packets for row in diagnosis.flows}
+    lines = headline_lines(diagnosis, look)
+    whole = whole_flows(diagnosis)
     for finding in diagnosis.findings:
         lines += ["", *finding_lines(finding, look, whole)]
     ill = bool(diagnosis.findings or diagnosis.unexplained or diagnosis.disagreements)
     if diagnosis.ledger and (ill or look.verbose):
         lines += ["", *ledger_lines(diagnosis, look.width, look.style)]
-    for part in (
+    for part in further_lines(diagnosis, look):
+        lines += ["", *part]
+    return lines
+
+
+def headline_lines(diagnosis: Diagnosis, look: Look) -> list[str]:
+    """Return the verdict in a sentence."""
+    return [look.style.bold(line) for line in wrapped(headline(diagnosis, look.times), look.prose)]
+
+
+def whole_flows(diagnosis: Diagnosis) -> dict[tuple[str, str, str], int]:
+    """Return the packets of each flow, lost or not, by flow, direction and VM."""
+    return {(row.flow, row.direction, row.vm): row.packets for row in diagnosis.flows}
+
+
+def further_lines(diagnosis: Diagnosis, look: Look) -> list[list[str]]:
+    """Return what follows the ledger: flows, what disagrees, what is not seen, review, notes."""
+    ill = bool(diagnosis.findings or diagnosis.unexplained or diagnosis.disagreements)
+    parts = (
         _flow_lines(diagnosis, look),
         _disagreement_lines(diagnosis, look),
         _blind_lines(diagnosis, look),
         _review_part(diagnosis, look, ill=ill),
         _note_lines(diagnosis, look),
-    ):
-        if part:
-            lines += ["", *part]
-    return lines
+    )
+    return [part for part in parts if part]
 
 
 def config_lines(diagnosis: Diagnosis, look: Look, missing: Sequence[str] | None = ()) -> list[str]:
@@ -106,6 +127,15 @@ def config_lines(diagnosis: Diagnosis, look: Look, missing: Sequence[str] | None
 # Findings
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Lines of a finding that belong together."""
+
+    lines: list[str]
+    about: Evidence | Burst | None = None
+    """What they tell, where that has rows or a time of its own."""
+
+
 def finding_lines(
     finding: Finding, look: Look, whole: Mapping[tuple[str, str, str], int] | None = None
 ) -> list[str]:
@@ -113,25 +143,26 @@ def finding_lines(
 
     ``whole`` has the packets of each flow, lost or not, by flow, direction and VM.
     """
-    style = look.style
-    head = [style.alarm(clean(finding.code))]
-    if finding.packets is not None:
-        head.append(packets_text(finding.packets))
-    names = (finding.vm, finding.device, finding.queue)
-    where = " ".join(clean(one, NAME) for one in names if one)
-    head += [str(finding.certainty), *([where] if where else [])]
-    lines = ["  ".join(head)]
-    lines += ["  " + line for line in wrapped(finding.cause, look.prose - 2)]
+    return [line for part in finding_parts(finding, look, whole) for line in part.lines]
+
+
+def finding_parts(
+    finding: Finding, look: Look, whole: Mapping[tuple[str, str, str], int] | None = None
+) -> Iterator[Part]:
+    """Yield the lines of ``finding_lines``, those apart that have rows to look at."""
+    yield Part(_head(finding, look))
     shown = finding.evidence if look.verbose else finding.evidence[:FEW]
     for at, evidence in enumerate(shown):
-        lines += _labelled("seen" if not at else "", _evidence(evidence, look), look)
+        lines = _labelled("seen" if not at else "", _evidence(evidence, look), look)
         if look.verbose and evidence.verb and evidence.filter and look.source:
-            lines.append(" " * (LABEL + 2) + style.dim(_rows_command(evidence, look.source)))
-    lines += _more(len(finding.evidence) - len(shown), "seen", look)
+            lines.append(" " * (LABEL + 2) + look.style.dim(_rows_command(evidence, look.source)))
+        yield Part(lines, evidence)
+    lines = _more(len(finding.evidence) - len(shown), "seen", look)
+    yield Part(lines)
     bursts = finding.bursts if look.verbose else finding.bursts[:FEW]
     for at, burst in enumerate(bursts):
-        lines += _labelled("burst" if not at else "", _burst(burst, look.times), look)
-    lines += _more(len(finding.bursts) - len(bursts), "bursts", look)
+        yield Part(_labelled("burst" if not at else "", _burst(burst, look.times), look), burst)
+    lines = _more(len(finding.bursts) - len(bursts), "bursts", look)
     flows = finding.flows if look.verbose else finding.flows[:FEW]
     for at, (flow, count) in enumerate(flows):
         of = (whole or {}).get((flow, finding.direction, finding.vm), 0)
@@ -141,7 +172,17 @@ def finding_lines(
     for at, remedy in enumerate(finding.remedies):
         lines += _remedy("do" if not at else "or", remedy, look)
     lines += _labelled("see", f"docs/{page_of(finding.code)}", look)
-    return lines
+    yield Part(lines)
+
+
+def _head(finding: Finding, look: Look) -> list[str]:
+    head = [look.style.alarm(clean(finding.code))]
+    if finding.packets is not None:
+        head.append(packets_text(finding.packets))
+    names = (finding.vm, finding.device, finding.queue)
+    where = " ".join(clean(one, NAME) for one in names if one)
+    head += [str(finding.certainty), *([where] if where else [])]
+    return ["  ".join(head), *("  " + line for line in wrapped(finding.cause, look.prose - 2))]
 
 
 def _labelled(label: str, text: str, look: Look) -> list[str]:

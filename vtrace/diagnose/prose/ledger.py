@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from vtrace.cli.prose import hanging
 from vtrace.diagnose.codes import HOPS
 from vtrace.diagnose.findings import Basis
+from vtrace.diagnose.prose.lines import hanging
 from vtrace.tables.human import count_text
 from vtrace.text import cells, clean
 
 if TYPE_CHECKING:
-    from vtrace.cli.output import Style
     from vtrace.diagnose.findings import Diagnosis, LedgerRow
+    from vtrace.diagnose.prose.style import Style
 
 __all__ = ["ledger_lines"]
 
