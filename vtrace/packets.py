@@ -12,7 +12,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-__all__ = ["GSO_TYPES", "Frame", "Layer", "hexdump", "layers", "one_line"]
+__all__ = ["GSO_TYPES", "Field", "Frame", "Layer", "hexdump", "layers", "one_line"]
 
 NEEDS_CHECKSUM: Final = 1
 DATA_VALID: Final = 2
@@ -47,11 +47,25 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """A header of a packet: its name, and its fields as text."""
+class Field:
+    """A field of a header, as text."""
 
     name: str
-    fields: list[tuple[str, str]] = field(default_factory=list)
+    text: str
+    span: range | None = None
+    """Captured bytes that it is in, those of a few bits whole; None: in none, or not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A header of a packet."""
+
+    name: str
+    fields: list[Field] = field(default_factory=list)
+    span: range | None = None
+    """Captured bytes that it is in; None: in none, or not known."""
+    summary: str = ""
+    """What matters most of it, in one line; may be empty."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -109,11 +123,17 @@ def one_line(frame: Frame) -> str:
 
 
 def layers(frame: Frame) -> list[Layer]:
-    """Return the headers of a packet, the virtio_net_hdr first."""
+    """Return the headers of a packet, the virtio_net_hdr first.
+
+    That one is what the recording knows of it; it is no part of the captured bytes.
+    """
     found = [_virtio_layer(frame)]
     packet: Any = dissect(frame) if frame.data else None
+    at: int | None = 0
     while packet is not None and type(packet).__name__ != "NoPayload":
-        found.append(_layer(packet, frame))
+        layer = _layer(packet, frame, at)
+        found.append(layer)
+        at = layer.span.stop if layer.span is not None else None
         packet = packet.payload
     return found
 
@@ -123,15 +143,22 @@ def _virtio_layer(frame: Frame) -> Layer:
     checksum = "partial (offloaded)" if frame.offloaded else "complete"
     if frame.hdr_flags & DATA_VALID:
         checksum = "valid"
-    fields = [("gso", str(GSO_TYPES.get(kind, kind))), ("checksum", checksum)]
+    gso = str(GSO_TYPES.get(kind, kind))
+    fields = [Field("gso", gso), Field("checksum", checksum)]
     if frame.gso_size:
-        fields.insert(1, ("gso_size", str(frame.gso_size)))
+        fields.insert(1, Field("gso_size", str(frame.gso_size)))
     if frame.vlan is not None:
-        fields.append(("vlan", str(frame.vlan)))
-    return Layer("virtio_net_hdr", fields)
+        fields.append(Field("vlan", str(frame.vlan)))
+    size = f" {frame.gso_size}" if frame.gso_size else ""
+    return Layer("virtio_net_hdr", fields, summary=f"gso {gso}{size}, checksum {checksum}")
 
 
-def _layer(packet: Any, frame: Frame) -> Layer:
+def _layer(packet: Any, frame: Frame, at: int | None) -> Layer:
+    # The bytes it was made of, if they are where one looks for them.
+    raw = packet.raw_packet_cache
+    if at is None or not isinstance(raw, bytes) or frame.data[at : at + len(raw)] != raw:
+        at, raw = None, b""
+    spans = _spans(packet, raw) if raw else {}
     fields = []
     for description in packet.fields_desc:
         name = description.name
@@ -143,8 +170,47 @@ def _layer(packet: Any, frame: Frame) -> Layer:
             text = "?"
         if name == "chksum":
             text += f" ({_checksum(packet, frame)})"
-        fields.append((name, text[:MAX_VALUE]))
-    return Layer(str(packet.name), fields)
+        inside = spans.get(name)
+        span = None
+        if at is not None and inside is not None:
+            span = range(at + inside.start, at + inside.stop)
+        fields.append(Field(name, text[:MAX_VALUE], span))
+    whole = None if at is None else range(at, at + len(raw))
+    return Layer(str(packet.name), fields, whole, _summary(packet))
+
+
+def _spans(packet: Any, raw: bytes) -> dict[str, range]:
+    # scapy does not say where in the bytes a field was: it is asked to take them off again.
+    spans: dict[str, range] = {}
+    rest: Any = raw
+    bits = 0
+    try:
+        for description in packet.fields_desc:
+            before = 8 * len(raw) - bits
+            rest, value = description.getfield(packet, rest)
+            left, taken = rest if isinstance(rest, tuple) else (rest, 0)
+            now = 8 * len(left) - taken
+            if now < 0 or now > before:
+                break
+            bits = 8 * len(raw) - now
+            if value is not None and now < before:
+                spans[description.name] = range((8 * len(raw) - before) // 8, (bits + 7) // 8)
+    except Exception:
+        # Those that came out so far are right.
+        return spans
+    return spans
+
+
+def _summary(packet: Any) -> str:
+    try:
+        found = packet.mysummary()
+    except Exception:
+        return ""
+    text = found[0] if isinstance(found, tuple) and found else found
+    if not isinstance(text, str):
+        return ""
+    name = f"{packet.name} "
+    return text[len(name) if text.lower().startswith(name.lower()) else 0 :][:MAX_VALUE]
 
 
 def _checksum(packet: Any, frame: Frame) -> str:

@@ -156,8 +156,8 @@ def print_details(frame: Frame, args: argparse.Namespace) -> None:
     if args.show == "layers":
         for layer in layers(frame):
             print(f"    {clean(layer.name)}")
-            for name, value in layer.fields:
-                print(f"        {clean(name):<12} {clean(value)}")
+            for field in layer.fields:
+                print(f"        {clean(field.name):<12} {clean(field.text)}")
     if args.hex:
         for line in hexdump(frame.data):
             print(f"    {line}")
