@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from vtrace.cli import options
 from vtrace.errors import UsageError
@@ -131,6 +131,7 @@ def print_requests(
     from vtrace.cli.output import Style, print_table
     from vtrace.cli.reading import time_texts
     from vtrace.tables.human import duration_text
+    from vtrace.tables.request_words import operation_text, status_text, what_text
 
     columns = dict(zip(table.schema.names, table.lists(table.schema.names), strict=True))
 
@@ -156,51 +157,3 @@ def print_requests(
         strict=True,
     )
     print_table(HEADS, cells, Style.of(args), left=LEFT, widths=WIDTHS, head=first)
-
-
-def operation_text(row: dict[str, Any]) -> str | None:
-    """Return what was asked for, or why that is not known."""
-    if row["operation"] is not None:
-        return str(row["operation"])
-    states = [row[name] for name in ("request_state", "response_state")]
-    missing = [state for state in states if state not in PLAIN]
-    return f"? {missing[0]}" if missing else None
-
-
-def what_text(row: dict[str, Any]) -> str:
-    """Return in one line what a request was about."""
-    parts = []
-    if row["target"] is not None:
-        parts.append(f"{row['target']}:{row['lun']}")
-    if row["sector"] is not None:
-        parts.append(f"sector {row['sector']}")
-    if row["lba"] is not None:
-        parts.append(f"lba {row['lba']} +{row['blocks']}")
-    if row["sectors"] is not None:
-        parts.append(f"+{row['sectors']}")
-    if row["segments"] is not None:
-        parts.append(f"in {row['segments']}")
-    if row["pages"] is not None:
-        parts.append(f"{row['pages']} page{'' if row['pages'] == 1 else 's'}")
-    if row["port"] is not None:
-        parts.append(f"port {row['port']}")
-    if row["value"] is not None:
-        parts.append(str(row["value"]))
-    if row["num_buffers"] is not None and row["num_buffers"] > 1:
-        parts.append(f"{row['num_buffers']} buffers")
-    if row["gso_type"] not in (None, "NONE"):
-        parts.append(f"{row['gso_type']} {row['gso_bytes']}")
-    parts += [row[name] for name in ("mac", "flow", "detail") if row[name]]
-    return " ".join(parts)
-
-
-def status_text(row: dict[str, Any]) -> str | None:
-    """Return what the device answered."""
-    parts = [row["sense"] or row["status"]]
-    if row["response"] is not None and (row["status"] is None or row["response"] != "OK"):
-        parts.insert(0, row["response"])
-    text = " ".join(part for part in parts if part)
-    return text or (None if row["response_state"] in PLAIN else f"? {row['response_state']}")
-
-
-PLAIN: Final = ("seen", "pending", "not_applicable")
