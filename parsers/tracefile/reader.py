@@ -197,7 +197,17 @@ class Trace:
         """
         if not self._follow:
             self.scan()
-        offset = self._offsets[index]
+        return self._entry_at(self._offsets[index])
+
+    def batch_at(self, offset: int, columns: Collection[str] | None = None) -> EventBatch | None:
+        """Return the batch at a byte offset, one of ``offsets``; None if it is damaged.
+
+        Raises:
+            InputError: It is not there any more.
+        """
+        return self._decode(self._entry_at(offset), columns)
+
+    def _entry_at(self, offset: int) -> Entry:
         try:
             entry = self._walker().entry(offset)
         except BrokenError as error:

@@ -13,7 +13,7 @@ from vtrace.lifecycle.histogram import Histogram
 from vtrace.lifecycle.stages import stages
 from vtrace.lifecycle.stats import Notifications, QueueStats
 from vtrace.lifecycle.table import COLUMNS, LifecycleTable
-from vtrace.lifecycle.tracker import SavedTracker, Tracker
+from vtrace.lifecycle.tracker import RingIndices, SavedTracker, Tracker
 
 __all__ = [
     "COLUMNS",
@@ -21,6 +21,7 @@ __all__ = [
     "LifecycleTable",
     "Notifications",
     "QueueStats",
+    "RingIndices",
     "SavedTracker",
     "Tracker",
     "stages",

@@ -20,7 +20,7 @@ from vtrace.model import TIME_COLUMNS, Direction, Queue, TimeState
 if TYPE_CHECKING:
     from parsers.batch import EventBatch
 
-__all__ = ["SavedTracker", "Tracker"]
+__all__ = ["RingIndices", "SavedTracker", "Tracker"]
 
 Array = NDArray[Any]
 
@@ -47,6 +47,27 @@ class SavedTracker:
     def nbytes(self) -> int:
         """Bytes of memory that it takes, roughly."""
         return self.memory.nbytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RingIndices:
+    """Where a queue stands: ring indices counted through, None where they were not seen.
+
+    Their low 16 bits are those in the ring. Of a packed ring ``position`` counts chains and ``used``
+    places, and there is no index of the driver.
+    """
+
+    size: int | None
+    """Descriptors of the ring."""
+    packed: bool
+    position: int | None
+    """The device's place in the available ring: the next pop."""
+    used: int | None
+    """The device's place in the used ring: the next element."""
+    avail: int | None
+    """The driver's place in the available ring, as it was last seen."""
+    avail_event: int | None
+    """Where the device asked to be kicked next; None too if it did not."""
 
 
 def _columns(batch: EventBatch) -> Columns:
@@ -217,6 +238,22 @@ class Tracker:
     def missing(self) -> int:
         """Records whose sequence number was found to be missing."""
         return int(self._state.one[0]["missing"])
+
+    def rings(self) -> dict[int, RingIndices]:
+        """Return where each queue stands, by its id."""
+        found = {}
+        for queue in self._state.queue[: int(self._state.one[0]["slots"])]:
+            packed = bool(queue["packed"])
+            armed = queue["armed"] == 1 and queue["event_idx"] and not packed
+            found[int(queue["id"])] = RingIndices(
+                size=int(queue["size"]) or None,
+                packed=packed,
+                position=int(queue["position"]) if queue["position_known"] else None,
+                used=int(queue["used"]) if queue["used_known"] else None,
+                avail=int(queue["avail"]) if queue["avail_known"] else None,
+                avail_event=int(queue["armed_avail"]) if armed else None,
+            )
+        return found
 
     def stats(self) -> dict[int, QueueStats]:
         """Return what is known of each queue that had an event, by its id."""

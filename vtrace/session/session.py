@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -128,6 +129,7 @@ class Session:
         self._tracker: Tracker | None = None
         self._margin_ns = MARGIN_NS
         self._diagnoser: Diagnoser | None = None
+        self._summary = Summary(self.names)
 
     @property
     def tracker(self) -> Tracker:
@@ -203,13 +205,35 @@ class Session:
 
     def summary(self) -> Summary:
         """Read to the end and return the sums."""
-        summary = Summary(self.names)
-        for batch in self._batches(WhereAsked(self.source), 0):
-            summary.feed(batch)
-            summary.chains(self.tracker.feed(batch))
+        for _ in self.summing():
+            pass
+        summary = self._summary
         summary.chains(self.tracker.finish())
         summary.finish(self.tracker.stats())
         return summary
+
+    def summing(self) -> Iterator[EventBatch]:
+        """Read to the end; yield each batch when it is in the sums. See ``so_far``."""
+        for batch in self._batches(WhereAsked(self.source), 0):
+            self.sum_up(batch)
+            yield batch
+
+    def sum_up(self, batch: EventBatch) -> None:
+        """Put a batch into the sums."""
+        self._summary.feed(batch)
+        self._summary.chains(self.tracker.feed(batch))
+
+    def so_far(self) -> tuple[Summary, LifecycleTable]:
+        """Return the sums as if the recording ended here, and the chains that are not in the past.
+
+        Nothing that is here is changed: the sums go on from where they were.
+        """
+        tracker = Tracker.restored(self.tracker.save())
+        summary = copy.deepcopy(self._summary, {id(self.names): self.names})
+        rest = tracker.finish()
+        summary.chains(rest)
+        summary.finish(tracker.stats())
+        return summary, rest
 
     def diagnose(self, protocol: str = "udp") -> Diagnosis:
         """Read to the end and return the verdict on what was lost.
