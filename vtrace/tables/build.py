@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -84,6 +85,7 @@ class Names:
         self.metadata = metadata
         self.pool: list[str] = [""]
         self._codes: dict[str, int] = {"": 0}
+        self._lock = threading.Lock()
         self._queues = {name: np.zeros(1 << 16, np.uint32) for name in self._ATTRIBUTES}
         self._seen: Any = None
         self._set_default()
@@ -93,8 +95,12 @@ class Names:
         text = str(text)
         code = self._codes.get(text)
         if code is None:
-            code = self._codes[text] = len(self.pool)
-            self.pool.append(text)
+            # Columns are made at their first use, by any thread.
+            with self._lock:
+                code = self._codes.get(text)
+                if code is None:
+                    self.pool.append(text)
+                    code = self._codes[text] = len(self.pool) - 1
         return code
 
     def refresh(self) -> None:
