@@ -93,6 +93,7 @@ def print_packets(
     """Print packets as text."""
     from vtrace.cli.output import Style, print_table
     from vtrace.cli.reading import time_texts
+    from vtrace.session.frames import frame_of
 
     names = ("vm", "device", "queue", "position", "frame_bytes", "verdict", "reason")
     vm, device, queue, position, size, verdict, reason = table.lists(names)
@@ -119,26 +120,6 @@ def print_packets(
         print_table(HEADS, [row], style, left=LEFT, widths=WIDTHS, head=first and at == 0)
         if args.show == "layers" or args.hex:
             print_details(frame_of(packets, at), args)
-
-
-def frame_of(packets: Packets, at: int) -> Frame:
-    """Return a packet as its dissectors take it."""
-    from vtrace.flows import Known
-    from vtrace.packets import Frame
-
-    row = packets.rows[at]
-    header = None if packets.snaps is None else packets.snaps.header[at]
-    beside = header is not None and header["vlan_tci"] != 0
-    known = int(row["flow"]["known"]) & Known.VLAN
-    return Frame(
-        data=packets.bytes_of(at),
-        length=int(row["length"]),
-        no_mac=bool(row["no_mac"]),
-        hdr_flags=int(row["hdr_flags"]),
-        gso_type=int(row["gso_type"]),
-        gso_size=int(row["gso_size"]),
-        vlan=int(row["flow"]["vlan"]) if beside and known else None,
-    )
 
 
 def line_of(frame: Frame, otherwise: str) -> str:
