@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 __all__ = [
     "Basis",
@@ -20,6 +21,7 @@ __all__ = [
     "Remedy",
     "Review",
     "as_json",
+    "from_json",
 ]
 
 
@@ -260,3 +262,34 @@ def as_json(thing: Any) -> Any:
     if isinstance(thing, (list, tuple)):
         return [as_json(one) for one in thing]
     return str(thing) if isinstance(thing, StrEnum) else thing
+
+
+def from_json(data: Any) -> Diagnosis:
+    """Return the diagnosis that ``as_json`` made ``data`` of.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    try:
+        found: Diagnosis = _made(Diagnosis, data)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"expected a diagnosis as JSON: {error!r}") from None
+    return found
+
+
+def _made(kind: Any, data: Any) -> Any:
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        names = [one.name for one in fields(kind)]
+        if kind is Finding:
+            flows = [(one["flow"], one["packets"]) for one in data["flows"]]
+            data = {**data, "flows": flows}
+        return kind(**{name: _made(hints[name], data[_NAMES.get(name, name)]) for name in names})
+    if get_origin(kind) is UnionType:
+        # Something, or None.
+        return None if data is None else _made(get_args(kind)[0], data)
+    if get_origin(kind) is list:
+        return [_made(get_args(kind)[0], one) for one in data]
+    if get_origin(kind) in (dict, tuple):
+        return data
+    return kind(data)
