@@ -53,8 +53,8 @@ class SavedTracker:
 class RingIndices:
     """Where a queue stands: ring indices counted through, None where they were not seen.
 
-    Their low 16 bits are those in the ring. Of a packed ring ``position`` counts chains and ``used``
-    places, and there is no index of the driver.
+    Their low 16 bits are those in the ring. Of a packed ring ``position`` counts chains and
+    ``used`` places, and there is no index of the driver.
     """
 
     size: int | None
@@ -68,6 +68,10 @@ class RingIndices:
     """The driver's place in the available ring, as it was last seen."""
     avail_event: int | None
     """Where the device asked to be kicked next; None too if it did not."""
+    proven: int | None
+    """The driver has taken what lies before this place of the used ring; see ``seen_ns``."""
+    with_device: int | None
+    """Chains that the device has; None where the recording began later, or the ring is packed."""
 
 
 def _columns(batch: EventBatch) -> Columns:
@@ -245,6 +249,7 @@ class Tracker:
         for queue in self._state.queue[: int(self._state.one[0]["slots"])]:
             packed = bool(queue["packed"])
             armed = queue["armed"] == 1 and queue["event_idx"] and not packed
+            with_device = int(queue["position"] + queue["skew"] - queue["used"])
             found[int(queue["id"])] = RingIndices(
                 size=int(queue["size"]) or None,
                 packed=packed,
@@ -252,6 +257,8 @@ class Tracker:
                 used=int(queue["used"]) if queue["used_known"] else None,
                 avail=int(queue["avail"]) if queue["avail_known"] else None,
                 avail_event=int(queue["armed_avail"]) if armed else None,
+                proven=int(queue["proven"]) if queue["used_known"] and not packed else None,
+                with_device=with_device if queue["skew_known"] and not packed else None,
             )
         return found
 
