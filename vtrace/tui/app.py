@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from rich.theme import Theme as RichTheme
@@ -131,15 +131,29 @@ class VtraceApp(App[None]):
         if view is not None and view.is_mounted:
             view.draw()
 
+    @property
+    def held(self) -> bool:
+        """Whether the figures stand still: paused, or at an earlier time."""
+        return self.paused or self.moment is not None
+
     def time_text(self, time_ns: int) -> str:
         """Return a time of day, or from the start where that is not known or was asked for."""
-        if self.time_base == "clock":
-            text = self.browser.clock.text(time_ns)
-            if text is not None:
-                return text
-        past = (time_ns - (self.shown.start_ns or 0)) // 1000
-        sign = "-" if past < 0 else ""
-        return f"{sign}{abs(past) // 1_000_000}.{abs(past) % 1_000_000:06d}"
+        return self.time_texts()(time_ns)
+
+    def time_texts(self) -> Callable[[int], str]:
+        """Return what makes texts of times, for many of them."""
+        start = self.browser.snapshot.start_ns or 0
+        clock = self.browser.clock if self.time_base == "clock" else None
+
+        def text(time_ns: int) -> str:
+            of_day = clock.text(time_ns) if clock is not None else None
+            if of_day is not None:
+                return of_day
+            past = abs(time_ns - start) // 1000
+            sign = "-" if time_ns < start else ""
+            return f"{sign}{past // 1_000_000}.{past % 1_000_000:06d}"
+
+        return text
 
     # -- going about -----------------------------------------------------------------------------
 
@@ -230,7 +244,10 @@ class VtraceApp(App[None]):
     def action_time_base(self) -> None:
         """Show times of day, or times from the start."""
         self.time_base = "start" if self.time_base == "clock" else "clock"
-        self.draw()
+        view = self.view
+        if view is not None and view.is_mounted:
+            view.on_times()
+        self.frame_changed()
 
     def second_key(self, key: str, character: str | None) -> bool:
         """Take a key that another one announced; return whether it was taken."""

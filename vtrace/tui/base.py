@@ -45,6 +45,8 @@ class Selection:
     place: Place = field(default_factory=Place)
     since_ns: int | None = None
     until_ns: int | None = None
+    marked: bool = False
+    """A person has marked these rows."""
     current: Mapping[str, Any] | None = None
     """The row under the cursor."""
 
@@ -131,6 +133,10 @@ class ViewScreen(Screen[None]):
 
     def on_filter(self, text: str) -> None:
         """Apply a filter, which is valid for ``table``; empty: none."""
+
+    def on_times(self) -> None:
+        """Draw times anew: they are of day, or from the start, as ``app.time_text`` says."""
+        self.on_figures(self.snapshot)
 
     def on_verdicts(self) -> None:
         """Draw verdicts anew: ``app.verdicts`` has changed."""
