@@ -121,6 +121,11 @@ class Trace:
                     self._take_meta(entry.header.meta)
 
     @property
+    def seekable(self) -> bool:
+        """It can be read again, and anywhere; a pipe cannot."""
+        return self._source.seekable
+
+    @property
     def complete(self) -> bool:
         """The footer is there: the recording ended in order. Of a pipe, known at its end."""
         if not self._complete and self._source.seekable:
