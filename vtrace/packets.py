@@ -176,7 +176,8 @@ def _layer(packet: Any, frame: Frame, at: int | None) -> Layer:
             span = range(at + inside.start, at + inside.stop)
         fields.append(Field(name, text[:MAX_VALUE], span))
     whole = None if at is None else range(at, at + len(raw))
-    return Layer(str(packet.name), fields, whole, _summary(packet))
+    summary = _summary(packet) or (f"{len(raw)} bytes" if raw else "")
+    return Layer(str(packet.name), fields, whole, summary)
 
 
 def _spans(packet: Any, raw: bytes) -> dict[str, range]:

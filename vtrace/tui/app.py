@@ -9,6 +9,7 @@ from rich.theme import Theme as RichTheme
 from textual.app import App
 from textual.binding import Binding, BindingType
 
+from vtrace.browse.verdict import queue_texts
 from vtrace.errors import VtraceError
 from vtrace.text import clean
 from vtrace.tui.base import ViewScreen
@@ -20,6 +21,7 @@ from vtrace.tui.theme import PLAIN, THEMES, styles_of, wanted_theme
 if TYPE_CHECKING:
     from vtrace.browse.browser import Browser, Moment
     from vtrace.browse.snapshot import Snapshot
+    from vtrace.browse.verdict import Judge
 
 __all__ = ["VtraceApp"]
 
@@ -57,6 +59,7 @@ class VtraceApp(App[None]):
         view: str = "queues",
         place: Place | None = None,
         hints: Mapping[str, Any] | None = None,
+        judge: Judge | None = None,
     ) -> None:
         name = wanted_theme(theme)
         super().__init__(ansi_color=True if name == PLAIN.name else None)
@@ -68,6 +71,9 @@ class VtraceApp(App[None]):
         self.time_base = "clock"
         self.verdicts: dict[tuple[str, str, str], str] = {}
         """By (vm, device, queue): what the diagnosis says of a queue, in a few words."""
+        self.judge = judge
+        """Has the recording diagnosed while the app runs; None: nobody does."""
+        self._judged = -1
         self.waiting_for = ""
         """What the next key is for, as a sentence."""
         self._held: Snapshot | None = None
@@ -105,7 +111,14 @@ class VtraceApp(App[None]):
             self.set_keymap(self._keys)
         view, place, hints = self._first
         self.push_screen(screen_class(view)(place, **hints))
+        if self.judge is not None:
+            self.judge.start()
         self.set_interval(1 / UPDATES_A_SECOND, self.tick)
+
+    def on_unmount(self) -> None:
+        """End what runs beside it."""
+        if self.judge is not None:
+            self.judge.close()
 
     def _use_styles(self) -> None:
         # Names of styles in texts mean what the theme says.
@@ -119,11 +132,20 @@ class VtraceApp(App[None]):
         """Draw the newest snapshot, if there is one."""
         if self.paused or self.moment is not None:
             return
+        self._hear()
         snapshot = self.browser.snapshot
         if snapshot.number == self._number:
             return
         self._number = snapshot.number
         self.draw()
+
+    def _hear(self) -> None:
+        # What the diagnosis has found meanwhile.
+        if self.judge is None or self.judge.verdict.number == self._judged:
+            return
+        verdict = self.judge.verdict
+        self._judged = verdict.number
+        self.set_verdicts(queue_texts(verdict.diagnosis, self.browser.snapshot.queues))
 
     def draw(self) -> None:
         """Draw the screen's figures anew."""

@@ -72,7 +72,7 @@ class HexPane(LinesPane):
         self._marked = None
         if data:
             whole = f" of {length:,}" if length > len(data) else ""
-            self.border_subtitle = Text(f"{len(data):,}{whole} bytes")
+            self.border_subtitle = Text(f" {len(data):,}{whole} bytes ")
             self.set_lines(self._made)
         else:
             self.border_subtitle = ""

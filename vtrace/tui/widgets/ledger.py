@@ -50,9 +50,7 @@ def styled(line: str) -> Text:
 
 
 def ledger_texts(diagnosis: Diagnosis, width: int) -> list[Text]:
-    """Return the ledger as ``vtrace diagnose`` prints it; what was lost and what is not explained
-    stands out.
-    """
+    """Return the ledger as ``vtrace diagnose`` prints it; reasons of loss stand out."""
     texts = [styled(line) for line in ledger_lines(diagnosis, width, NAMED)]
     lost = {reason for row in diagnosis.ledger for reason in row.dropped}
     for text in texts:

@@ -43,6 +43,7 @@ class LinesPane(ScrollView, can_focus=True):
         border-top: solid $surface-lighten-2; border-title-color: $foreground 70%;
         border-subtitle-color: $foreground 60%; padding: 0;
     }
+    LinesPane.beside { border-left: solid $surface-lighten-2; }
     LinesPane:focus {
         border-top: solid $primary; border-title-color: $primary; border-title-style: bold;
     }
@@ -81,7 +82,8 @@ class LinesPane(ScrollView, can_focus=True):
         id: str | None = None,  # noqa: A002 as Textual names it
     ) -> None:
         super().__init__(id=id)
-        self.border_title = Text(title)
+        self._title = title
+        self.border_title = Text(f" {title} ")
         self.at_cursor = True
         """The line that the cursor is on is marked while the pane has no focus, too."""
         self._make: Lines = lambda _: ()
@@ -100,6 +102,12 @@ class LinesPane(ScrollView, can_focus=True):
         self._remake()
         if not keep:
             self.scroll_to(y=0, animate=False, immediate=True)
+
+    def set_beside(self, beside: bool) -> None:
+        """Draw a line to the left of it: it stands beside another one."""
+        self.set_class(beside, "beside")
+        # Behind a corner there is a space anyway.
+        self.border_title = Text(f"{self._title} " if beside else f" {self._title} ")
 
     def set_texts(self, texts: Sequence[Text]) -> None:
         """Show texts, none of which can be chosen."""
