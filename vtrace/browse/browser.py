@@ -15,6 +15,7 @@ import numpy as np
 from parsers.batch import EventBatch, Metadata
 from parsers.tracefile import open_trace
 from vtrace.browse.chunks import Chunks, Index
+from vtrace.browse.lanes import LaneSums
 from vtrace.browse.lately import Keeper
 from vtrace.browse.series import RecentSeries, SeriesSums
 from vtrace.browse.snapshot import Snapshot, State
@@ -85,6 +86,8 @@ class Browser:
             raise InputError(f"{path}: a pipe can be read once; save it in a file to look at it")
         self.name = str(self._trace.name)
         self._session = Session(self._trace, zone=zone)
+        self.lanes = LaneSums()
+        """What threads, rings and taps did over the whole recording, as far as it was read."""
         self._series, self._recent = SeriesSums(), RecentSeries()
         self._keeper = Keeper()
         self._views: list[View] = []
@@ -239,14 +242,17 @@ class Browser:
             damaged, known = len(session.damage) > known, len(session.damage)
             self._series.feed(batch)
             self._recent.feed(batch)
+            if damaged and len(batch):
+                self.lanes.mark_gap(self.lanes.last_ns, int(batch["time"][0]))
+            self.lanes.feed(batch)
             self.chunks.sections = session.metadata.sections
             index.add(self._trace.offsets[number], batch, gap=damaged)
             self._keeper.keep(number + 1, session)
             self._changed = True
             if time.monotonic() - self._published >= EVERY_S:
                 self._publish(State.READING)
-        self.ended = True
         self._publish(State.COMPLETE if session.complete else State.CUT_SHORT)
+        self.ended = True
 
     def _idle(self) -> bool:
         # Asked while the file does not grow; true ends the wait.
@@ -313,11 +319,11 @@ class Browser:
         self._published = time.monotonic()
 
     def _fail(self, sentence: str) -> None:
-        self.ended = True
         before = copy.copy(self.snapshot)
         fields = {name: getattr(before, name) for name in before.__slots__}
         changed = {"number": before.number + 1, "state": State.FAILED, "sentence": sentence}
         self.snapshot = Snapshot(**(fields | changed))
+        self.ended = True
 
     def _count(self) -> None:
         # The newest view first: it is the one that is looked at.

@@ -130,7 +130,7 @@ class LaneSums:
     """
 
     def __init__(self, queues: Mapping[str, Any] | None = None) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._set(BUCKETS)
         self._one["width"] = FIRST_WIDTH_NS
         self._sizes: dict[int, tuple[int, bool]] = {}
@@ -185,6 +185,10 @@ class LaneSums:
 
     def mark_gap(self, first_ns: int, last_ns: int, lost: int | None = None) -> None:
         """Say that records between two times are missing; ``lost``: how many, if known."""
+        with self._lock:
+            self._mark_gap(first_ns, last_ns, lost)
+
+    def _mark_gap(self, first_ns: int, last_ns: int, lost: int | None) -> None:
         if self.spans and first_ns <= self.spans[-1].last_ns and lost is not None:
             before = self.spans.pop()
             first_ns, lost = before.first_ns, lost + (before.lost or 0)
