@@ -32,12 +32,19 @@ capture        {filter, display, snaplen, vm, options}
 counters       {object: {lo_ns, hi_ns, counter: number, ...}, missing?: [sentences]} what the kernel
                and the guests count anyway: all objects at the start and at the end of a recording,
                in between those that changed. docs/trace-file.md lists them
+imported       {format, tool, events: {name: {count, as: what it became or null, unused?}},
+               strange_lines?} of another tool's recording (docs/import.md)
+timebase       {clock, resolution_ns, known_by} which clock ``time`` is of; without this section it
+               is CLOCK_MONOTONIC. clock none: times tell an order and nothing else
+unrecorded     {kind name: [columns]} that the events did not say, and that are 0 for it
 rings          {queue id: {lo_ns, hi_ns, avail, used, used_event, avail_event, avail_flags,
                used_flags}} indices and flags of a split ring as they stood in guest memory between
                the two times; the times alone: could not be read. All rings at the end; in between
                those that changed, or whose used_event is not the device's place
 config         what of the host's configuration concerns packets of guests, as
                vtrace/inventory/network.py has it
+qmp            {VM: {look?: what QEMU's monitor said last, missing?: why it says no more}}; with
+               ``record --qmp``. docs/trace-file.md lists it
 gap            {first_ns, last_ns} events between these times were not kept: a flight recorder's
 end            {reason, ended_ns} only in the last batch of a recording that ended in order
 =============  ==================================================================================
@@ -45,14 +52,16 @@ end            {reason, ended_ns} only in the last batch of a recording that end
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parsers import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["Damage", "EventBatch", "Metadata", "Snaps", "joined"]
 

@@ -87,8 +87,12 @@ SHAPES: Final[dict[str, type]] = {
     "vms": list,
     "capture": dict,
     "counters": dict,
+    "imported": dict,
+    "timebase": dict,
+    "unrecorded": dict,
     "rings": dict,
     "config": dict,
+    "qmp": dict,
     "gap": dict,
     "end": dict,
 }

@@ -1,4 +1,7 @@
-"""Options by which guests are asked for their counters; ``record`` and ``diagnose`` have them."""
+"""Options by which guests are asked for their counters, and QEMU's monitors.
+
+``record`` and ``diagnose`` have those for guests, ``record`` alone that for monitors.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,15 @@ if TYPE_CHECKING:
 
     from vtrace.counters.guest import Guests, Source
     from vtrace.inventory import Vm
+    from vtrace.recorder.monitors import Monitors
 
-__all__ = ["add_guest_arguments", "guest_sources", "guests_of"]
+__all__ = [
+    "add_guest_arguments",
+    "add_monitor_arguments",
+    "guest_sources",
+    "guests_of",
+    "monitors_of",
+]
 
 
 def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +95,58 @@ def guests_of(args: argparse.Namespace, every_s: float = 5.0) -> Guests | None:
     from vtrace.counters.guest import Guests
 
     return Guests(sources, every_s)
+
+
+def add_monitor_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options by which QEMU's monitors are named."""
+    group = parser.add_argument_group(
+        "QEMU's monitor",
+        "It serves one client at a time, so none is opened unasked. Read at start and end and"
+        " each ten seconds.",
+    )
+    group.add_argument(
+        "--qmp",
+        metavar="[VM=]SOCKET",
+        action="append",
+        default=[],
+        help="QMP monitor of a VM: path or HOST:PORT",
+    )
+
+
+def monitors_of(args: argparse.Namespace, every_s: float = 10.0) -> Monitors | None:
+    """Return what asks the monitors that the options name; None: they name none.
+
+    Call it before the attach process is started: root may open more of them.
+
+    Raises:
+        UsageError: There is no such VM, or several and none is named; or no monitor of it.
+        PrivilegeError: The socket may not be opened.
+    """
+    if not args.qmp:
+        return None
+    from vtrace.inventory import discover, resolve
+    from vtrace.recorder.monitors import Monitors, Source
+
+    vms = discover()
+    pairs = [named(text, vms, args.vm, "--qmp") for text in args.qmp]
+    names = [name for name, _ in pairs]
+    if args.vm:
+        only = resolve(vms, args.vm).name
+        other = next((name for name in names if name != only), None)
+        if other is not None:
+            raise UsageError(f"--qmp is the monitor of {other}, and --vm leaves it out")
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"VM {name!r} has one monitor too many; --qmp is needed once")
+    sources: list[Source] = []
+    try:
+        for name, address in pairs:
+            sources.append(Source(resolve(vms, name), address, vms))
+    except BaseException:
+        for source in sources:
+            source.close()
+        raise
+    return Monitors(sources, every_s)
 
 
 def named(text: str, vms: Sequence[Vm], chosen: str | None, option: str) -> tuple[str, str]:

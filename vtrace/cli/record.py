@@ -11,7 +11,12 @@ import sys
 import time
 from typing import Any
 
-from vtrace.cli.guests import add_guest_arguments, guests_of
+from vtrace.cli.guests import (
+    add_guest_arguments,
+    add_monitor_arguments,
+    guests_of,
+    monitors_of,
+)
 from vtrace.errors import ExitCode, LossError, UsageError
 
 SUMMARY = "record what the queues do into a file"
@@ -101,6 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-loss", type=int, metavar="N", help="exit code 3 if more than N records are lost")
     add("--quiet", action="store_true", help="say nothing but errors")
     add_guest_arguments(parser)
+    add_monitor_arguments(parser)
     add("command", nargs="*", metavar="-- COMMAND", help="record as long as this runs")
 
 
@@ -112,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--rotate-files belongs to --rotate-size or --rotate-time")
     stopping = _Stop(args)
     guests = guests_of(args, every_s=5.0 if args.sample_every else 0.0)
+    monitors = monitors_of(args, every_s=10.0 if args.sample_every else 0.0)
     attached = _attach(args)
     from vtrace.recorder.sinks import FlightSink, RotatingSink, record
 
@@ -132,9 +139,12 @@ def run(args: argparse.Namespace) -> int:
     if guests:
         _say(args, "attached; asking the guests")
         guests.begin()
+    if monitors:
+        _say(args, "attached; asking QEMU's monitor")
+        monitors.begin()
     _say(args, f"recording into {args.write}; Ctrl-C ends it")
     stopping.begin()
-    totals = record(attached, sink, stopping, guests)
+    totals = record(attached, sink, stopping, guests, monitors)
     if args.flight and sink.triggered_ns is None:
         _say(args, f"nothing happened that --trigger {sink.trigger} waits for: no file written")
     _say(args, totals.sentence())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vtrace.cli import options
 from vtrace.cli.exit_sums import by_device, print_by_device
+from vtrace.cli.monitor import print_monitor
 from vtrace.cli.output import Style, print_json, print_table
 from vtrace.cli.request_sums import print_sums
 from vtrace.errors import UsageError
@@ -35,8 +36,10 @@ MOST_IDLE: Final = 8
 SUMMARY = "sum up a recording: queues, stages, exits, drops"
 DESCRIPTION = """\
 Sum up a recording: what each queue carried, where the time of its chains went,
-how often it was kicked and interrupted, which VM exits there were, and which
-packets the kernel dropped."""
+how often it was kicked and interrupted, which VM exits there were, what drivers
+asked of the devices that QEMU serves, and which packets the kernel dropped.
+Where the recording has QEMU's own word (record --qmp), it is held against what
+probes saw, and what disagrees is said."""
 EXAMPLES = [
     ("vtrace report run.vtrace", "What the queues did, as tables."),
     ("vtrace report --json run.vtrace | jq '.queues[].stages'", "The same, for scripts."),
@@ -100,7 +103,9 @@ def choose(args: argparse.Namespace, summary: Summary) -> None:
     if args.vm or args.device or args.queue:
         devices = {row["device"] for row in summary.queues} | set(args.device or ())
         summary.drops = [row for row in summary.drops if row["device"] in devices]
-        summary.asked.keep({(row["vm"], row["device"]) for row in summary.queues})
+        kept = {(row["vm"], row["device"]) for row in summary.queues}
+        summary.asked.keep(kept)
+        summary.monitor.said.keep(kept)
 
 
 def print_text(session: Session, summary: Summary, args: argparse.Namespace) -> None:
@@ -127,6 +132,7 @@ def print_text(session: Session, summary: Summary, args: argparse.Namespace) -> 
     if summary.asked:
         print()
         print_sums(summary.asked, style)
+    print_monitor(summary.monitor.said, style)
     print("\n" + style.bold("drops"))
     if summary.drops:
         drops = [

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from vtrace.errors import UnsupportedError, UsageError
+from vtrace.inventory.board import LINES
 from vtrace.inventory.drivers import driver_of
 from vtrace.inventory.qmp import QmpError
 from vtrace.inventory.regions import mtree_regions, pci_lines, pci_regions
@@ -249,7 +250,8 @@ def map_of(qmp: Qmp, vm: Vm) -> dict[str, Any]:
     else:
         rows += pci_regions(buses)
         if vm.machine.partition("-")[0] == "pc" and "q35" not in vm.machine:
-            lines = pci_lines(buses)
+            # What the board is known to have there has a better name than its class.
+            lines = {n: name for n, name in pci_lines(buses).items() if n not in LINES}
     unique = {(row["io"], row["base"], row["size"], row["device"]): row for row in rows}
     return {
         "regions": list(unique.values())[:MOST_REGIONS],

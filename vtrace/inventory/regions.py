@@ -272,8 +272,8 @@ def _device_of(
     rest: str, name: str, models: Mapping[str, list[str]], places: Mapping[str, str]
 ) -> str:
     owner = _OWNER.search(rest)
-    # A number of the board's own says less than the region's name.
-    if owner and (owner[1] or not owner[2].startswith("/machine/unattached/")):
+    # A place of the board's own says less than the region's name.
+    if owner and (owner[1] or owner[2].startswith("/machine/peripheral")):
         return owner[1] or places.get(owner[2]) or owner[2].rpartition("/")[2]
     # The model a region is named after: the longest that fits.
     modern = _MODERN.match(name.lower())

@@ -20,6 +20,7 @@ from vtrace.model import Kind
 if TYPE_CHECKING:
     from probes.attach import Attached
     from vtrace.counters.guest import Guests
+    from vtrace.recorder.monitors import Monitors
 
 __all__ = ["FlightSink", "RotatingSink", "Totals", "record"]
 
@@ -110,7 +111,8 @@ class RotatingSink:
             self._done_bytes += self._writer.bytes_written
             self._writer.close()
             self._writer = self._open()
-            batch.meta = dict(self._metadata.sections)
+            new = {"qmp": batch.meta["qmp"]} if "qmp" in batch.meta else {}
+            batch.meta = without_looks(self._metadata.sections) | new
         self._writer.write(batch)
         self._writer.flush()
 
@@ -120,6 +122,17 @@ class RotatingSink:
 
 
 _TRIGGER_KINDS = {"drop": Kind.DROP, "refuse": Kind.REFUSE, "starved": Kind.EMPTY}
+
+
+def without_looks(sections: dict[str, Any]) -> dict[str, Any]:
+    """Return metadata for the begin of a file without what QEMU's monitor said before it.
+
+    A look at the monitor is held against the events around it, and these are in another file.
+    """
+    found = dict(sections)
+    if "qmp" in found:
+        found["qmp"] = {name: {} for name in found["qmp"]}
+    return found
 
 
 class FlightSink:
@@ -200,7 +213,8 @@ class FlightSink:
         self._held.clear()
 
     def _uncounted(self) -> dict[str, Any]:
-        return {n: section for n, section in self._metadata.sections.items() if n != "counters"}
+        sections = without_looks(self._metadata.sections)
+        return {n: section for n, section in sections.items() if n != "counters"}
 
     def close(self) -> None:
         """Finish the file, if there is one."""
@@ -215,11 +229,13 @@ def record(
     sink: Sink,
     stopping: Callable[[int, int], bool],
     guests: Guests | None = None,
+    monitors: Monitors | None = None,
 ) -> Totals:
     """Move batches from the attach process into a sink until told to stop.
 
-    ``stopping(events, written_bytes)`` is asked twenty times a second. What ``guests`` say goes
-    into the next batch; they are asked for the last time before the probes are detached.
+    ``stopping(events, written_bytes)`` is asked twenty times a second. What ``guests`` and
+    ``monitors`` say goes into the next batch; they are asked for the last time before the probes
+    are detached.
     """
     totals = Totals()
     metadata = Metadata()
@@ -228,6 +244,8 @@ def record(
     def watch() -> None:
         while not done.wait(0.05):
             if stopping(totals.events, totals.written_bytes):
+                if monitors:
+                    monitors.finish()
                 if guests:
                     guests.finish()
                 attached.stop()
@@ -240,6 +258,8 @@ def record(
             for batch in stream.batches():
                 if guests:
                     batch.meta = joined(batch.meta, guests.take())
+                if monitors:
+                    batch.meta = monitors.join(batch.meta)
                 metadata.update(batch.meta)
                 totals.events += len(batch)
                 sink.write(batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from vtrace.compare import Said
     from vtrace.session.request_sums import RequestSums
     from vtrace.session.session import Session
     from vtrace.session.summary import Summary
@@ -26,6 +27,36 @@ def report_json(session: Session, summary: Summary) -> dict[str, Any]:
         "drops": summary.drops,
         **(sums_json(summary.asked) if summary.asked else {}),
         **_exits_json(summary),
+        **_monitor_json(summary.monitor.said),
+    }
+
+
+def _monitor_json(said: Said) -> dict[str, Any]:
+    # QEMU's monitor held against the probes, where it was asked.
+    if not said:
+        return {}
+    return {
+        "monitor": {
+            "queues": len(said.queues),
+            "facts": said.facts,
+            "disagreements": [
+                {
+                    "code": one.code,
+                    "vm": one.vm,
+                    "device": one.device,
+                    "queue": one.queue,
+                    "time_ns": one.time_ns,
+                    "monitor": one.monitor,
+                    "probes": one.probes,
+                    "text": one.text,
+                }
+                for one in said.disagreements
+            ],
+            "not_compared": [
+                {"what": what, "why": why, "count": count}
+                for what, why, count in said.not_compared()
+            ],
+        }
     }
 
 

@@ -170,6 +170,79 @@ def _exits(section: list[Any]) -> list[Any]:
     return found
 
 
+_SAID_TEXTS: Final = ("path", "virtio", "missing")
+_SAID_FLAGS: Final = ("started", "broken", "vhost")
+_SAID_QUEUE: Final = (
+    *("index", "size", "desc", "driver", "device"),
+    *("taken", "used", "inuse", "vhost_size"),
+)
+MOST_SAID: Final = 1 << 12
+"""Devices of a VM, queues of a device, names of a list that a monitor may have spoken of."""
+
+
+def _qmp(section: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for vm, one in list(section.items())[:MOST_SAID]:
+        if isinstance(one, dict):
+            look = one.get("look")
+            found[vm] = {
+                **({"look": seen} if isinstance(look, dict) and (seen := _look(look)) else {}),
+                **({"missing": str(one["missing"])[:400]} if one.get("missing") else {}),
+            }
+    return found
+
+
+def _look(look: Mapping[str, Any]) -> dict[str, Any] | None:
+    times = _times(look)
+    devices = look.get("devices")
+    if times is None or not isinstance(devices, dict):
+        return None
+    said = {}
+    for name, device in list(devices.items())[:MOST_SAID]:
+        seen = _said_of(device) if isinstance(device, dict) else None
+        if seen:
+            said[name] = seen
+    size = look.get("balloon_bytes")
+    return {
+        **times,
+        "version": str(look.get("version", ""))[:64],
+        "state": str(look.get("state", ""))[:64],
+        "balloon_bytes": size if type(size) is int and 0 <= size < 1 << 63 else None,
+        "devices": said,
+    }
+
+
+def _times(row: Mapping[str, Any]) -> dict[str, int] | None:
+    lo_ns, hi_ns = _count(row.get("lo_ns")), _count(row.get("hi_ns"))
+    return {"lo_ns": lo_ns, "hi_ns": hi_ns} if 0 < lo_ns <= hi_ns else None
+
+
+def _said_of(device: Mapping[str, Any]) -> dict[str, Any] | None:
+    found: dict[str, Any] = {n: str(device[n])[:400] for n in _SAID_TEXTS if device.get(n)}
+    times = _times(device)
+    if "path" not in found or times is None:
+        return {"missing": found["missing"]} if "missing" in found else None
+    found |= times | {name: device.get(name) is True for name in _SAID_FLAGS}
+    found |= {name: _count(device.get(name)) for name in ("num_queues",)}
+    bits = device.get("bits")
+    found["bits"] = bits if type(bits) is int and 0 <= bits < 1 << 64 else 0
+    for name in ("status", "features"):
+        texts = device.get(name)
+        listed = texts[:MOST_SAID] if isinstance(texts, list) else []
+        found[name] = [text[:128] for text in listed if isinstance(text, str)]
+    rows = device.get("queues")
+    found["queues"] = [
+        {name: row[name] if _is_place(row.get(name)) else None for name in _SAID_QUEUE}
+        for row in (rows[:MOST_SAID] if isinstance(rows, list) else ())
+        if isinstance(row, dict)
+    ]
+    return found
+
+
+def _is_place(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 64
+
+
 _SANE: Final[dict[str, tuple[type, Callable[[Any], Any]]]] = {
     "queues": (dict, _queues),
     "counts": (dict, _counts),
@@ -184,6 +257,7 @@ _SANE: Final[dict[str, tuple[type, Callable[[Any], Any]]]] = {
     "counters": (dict, _counters),
     "rings": (dict, _objects),
     "config": (dict, _config),
+    "qmp": (dict, _qmp),
     "gap": (dict, _loss),
     "host": (dict, dict),
     "capture": (dict, dict),

@@ -209,8 +209,17 @@ class Session:
             pass
         summary = self._summary
         summary.chains(self.tracker.finish())
-        summary.finish(self.tracker.stats())
+        summary.finish(self.tracker.stats(), self._unheld())
         return summary
+
+    def _unheld(self) -> str:
+        # Why what QEMU said of its rings cannot be held against events.
+        loss = self.loss()
+        if self.window:
+            return "only a part of the recording was read"
+        if loss.lost or loss.missed or loss.late or self.damage:
+            return "records were lost, or could not be read"
+        return ""
 
     def summing(self) -> Iterator[EventBatch]:
         """Read to the end; yield each batch when it is in the sums. See ``so_far``."""
@@ -232,7 +241,7 @@ class Session:
         summary = copy.deepcopy(self._summary, {id(self.names): self.names})
         rest = tracker.finish()
         summary.chains(rest)
-        summary.finish(tracker.stats())
+        summary.finish(tracker.stats(), self._unheld())
         return summary, rest
 
     def diagnose(self, protocol: str = "udp") -> Diagnosis:

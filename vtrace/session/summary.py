@@ -14,6 +14,7 @@ from vtrace.session.counted import Counted
 from vtrace.session.exits import ExitSums
 from vtrace.session.request_sums import RequestSums
 from vtrace.session.requests import RequestJoin
+from vtrace.session.said import MonitorWatch
 from vtrace.tables import lifecycles_table
 
 if TYPE_CHECKING:
@@ -51,12 +52,15 @@ class Summary:
         self.asked = RequestSums()
         """What was asked of the devices that QEMU serves."""
         self._join = RequestJoin(names)
+        self.monitor = MonitorWatch(names)
+        """QEMU's monitor held against the events."""
 
     def feed(self, batch: EventBatch) -> None:
         """Take in a batch."""
         self._join.feed(batch)
         self.counted.feed(batch.meta)
         self.exit_sums.feed(batch)
+        self.monitor.feed(batch)
         kinds = batch["kind"]
         drops = kinds == Kind.DROP
         refused = kinds == Kind.REFUSE
@@ -112,8 +116,12 @@ class Summary:
             sums[0] += count
             sums[1] += span
 
-    def finish(self, stats: Mapping[int, Any]) -> None:
-        """Put the sums into rows; ``stats`` are those of the tracker."""
+    def finish(self, stats: Mapping[int, Any], why_not: str = "") -> None:
+        """Put the sums into rows; ``stats`` are those of the tracker.
+
+        ``why_not``: events are missing, so that QEMU's indices have nothing to be held against.
+        """
+        self.monitor.finish(why_not)
         self.asked.finish()
         self._alone(self._refused)
         self._refused = self._refused[:0]
