@@ -82,6 +82,8 @@ class Kind(IntEnum):
     """Bytes that the driver wrote into a chain, of one buffer."""
     RESPONSE = 27
     """Bytes that the device wrote into a chain, of one buffer."""
+    CAPTURED = 28
+    """A frame that another tool saw at an interface (pcap); no probe writes it."""
 
 
 class Flag(IntFlag):

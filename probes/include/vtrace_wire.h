@@ -42,6 +42,8 @@
  * REQUEST     that of its POP    queue head position length room    (bytes that the driver wrote, of one buffer; length: bytes
  *                                                                    of the chain before them; room: bytes of the buffer)
  * RESPONSE    that of its USED   queue head position length room    (bytes that the device wrote, in the same way)
+ * CAPTURED    as captured        queue packet length               (a frame that another tool saw at an interface: imported, no
+ *                                                                    probe writes it)
  *
  * "x?" : only if its flag (F_AVAIL, F_EVENT, ...) is set.
  *
@@ -94,7 +96,8 @@ enum vtrace_kind {
 	VTRACE_KIND_DETACH = 25,
 	VTRACE_KIND_REQUEST = 26,
 	VTRACE_KIND_RESPONSE = 27,
-	VTRACE_KIND_COUNT = 28,
+	VTRACE_KIND_CAPTURED = 28,
+	VTRACE_KIND_COUNT = 29,
 };
 
 enum vtrace_flag {

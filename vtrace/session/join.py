@@ -99,7 +99,7 @@ class PacketJoin:
             return
         self._now = max(self._now, int(batch["time"][-1]))
         kinds = batch["kind"]
-        first = np.isin(kinds, (Kind.ENQUEUE, Kind.REFUSE, Kind.DELIVER))
+        first = np.isin(kinds, (Kind.ENQUEUE, Kind.REFUSE, Kind.DELIVER, Kind.CAPTURED))
         rows = np.flatnonzero(first)
         if len(rows):
             self._append(self._packets(batch, rows))
@@ -139,6 +139,7 @@ class PacketJoin:
         sent = kinds == Kind.DELIVER
         gone = (kinds == Kind.REFUSE) | (kinds == Kind.DROP)
         made["verdict"][sent] = Verdict.SENT
+        made["verdict"][kinds == Kind.CAPTURED] = Verdict.CAPTURED
         made["verdict"][gone] = Verdict.DROPPED
         made["end"] = np.where(sent | gone, made["time"], 0)
         dropped = kinds == Kind.DROP
@@ -233,6 +234,7 @@ class PacketJoin:
         done = (verdict == Verdict.DELIVERED) | (verdict == Verdict.DROPPED)
         done |= (verdict == Verdict.SENT) & rows["has_chain"]
         done &= age > self._linger_ns
+        done |= verdict == Verdict.CAPTURED
         surplus = len(rows) - int(done.sum()) - self._max_open
         if surplus > 0:
             done[np.flatnonzero(~done)[:surplus]] = True

@@ -151,6 +151,39 @@ class Names:
         return Values(data, valid & (data != 0), self.pool)
 
 
+# Column of a kind of record -> column of a table that is made of it.
+_MADE_OF: Final = {
+    ("POP", "count"): "descriptors",
+    ("POP", "length"): "readable_bytes",
+    ("POP", "room"): "writable_bytes",
+    ("POP", "head"): "head",
+    ("POP", "position"): "position",
+    ("USED", "length"): "used_bytes",
+    ("ENQUEUE", "count"): "ahead",
+}
+
+
+def _without_unrecorded(makers: dict[str, Maker], names: Names, count: int) -> dict[str, Maker]:
+    # What a recording of another tool does not say is missing, never 0.
+    unrecorded = names.metadata.section("unrecorded")
+    hidden = {
+        column
+        for (kind, name), column in _MADE_OF.items()
+        if isinstance(unrecorded, Mapping) and name in (unrecorded.get(kind) or ())
+    }
+    if names.metadata.section("timebase").get("clock") == "none":
+        hidden |= {name for name in makers if name.endswith("_ns")}
+
+    def missing(maker: Maker) -> Maker:
+        def make() -> Values:
+            values = maker()
+            return Values(values.data, np.zeros(count, np.bool_), values.pool)
+
+        return make
+
+    return {name: missing(make) if name in hidden else make for name, make in makers.items()}
+
+
 def _of_enum(kind: type[IntEnum], codes: NDArray[Any]) -> Values:
     pool = [member.name.lower() for member in kind]
     return Values(np.minimum(codes, len(pool) - 1), None, pool)
@@ -339,7 +372,7 @@ def lifecycles_table(
         rows, present = packets[index], index >= 0
     for column_name, maker in _packet_makers(names, rows, present).items():
         makers.setdefault(column_name, maker)
-    return Table(LIFECYCLES, count, makers)
+    return Table(LIFECYCLES, count, _without_unrecorded(makers, names, count))
 
 
 def packets_table(rows: NDArray[Any], names: Names) -> Table:
@@ -361,7 +394,7 @@ def packets_table(rows: NDArray[Any], names: Names) -> Table:
         "batch_index": lambda: Values(rows["count"], ~towards_guest & chain),
         **_packet_makers(names, rows, np.ones(len(rows), np.bool_)),
     }
-    return Table(PACKETS, len(rows), makers)
+    return Table(PACKETS, len(rows), _without_unrecorded(makers, names, len(rows)))
 
 
 def drops_table(rows: NDArray[Any], names: Names) -> Table:

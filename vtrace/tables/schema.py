@@ -43,6 +43,8 @@ class Verdict(IntEnum):
     SENT = 3
     """From the guest: it entered the host's stack."""
     DROPPED = 4
+    CAPTURED = 5
+    """Seen at an interface by another tool; what became of it was not recorded."""
 
 
 class Type(StrEnum):
