@@ -13,6 +13,7 @@ import io
 import os
 import sys
 from importlib import import_module
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from vtrace import __version__
@@ -37,6 +38,7 @@ VERBS: Final[dict[str, str]] = {
     "diagnose": "say where packets were lost, why, and what to do",
     "diff": "compare two recordings: stages, notifications, exits, drops",
     "ring": "show a virtqueue slot by slot: who owns it, what does not fit",
+    "import": "make a recording of another tool's: trace-cmd, perf, QEMU, pcap",
     "filter": "write the matching part of a recording to a smaller file",
     "completion": "print a completion script for a shell",
     "man": "print the manual page",
@@ -84,7 +86,7 @@ class Parser(argparse.ArgumentParser):
 
 def load_verb(name: str) -> Any:
     """Return the module of a verb."""
-    return import_module(f"vtrace.cli.{name.replace('-', '_')}")
+    return import_module(f"vtrace.cli.{name.replace('-', '_')}{'_' * iskeyword(name)}")
 
 
 def examples_text(examples: Sequence[tuple[str, str]]) -> str:

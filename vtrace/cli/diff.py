@@ -140,14 +140,14 @@ def read(
 
     The names of its VMs are put into ``there``.
     """
-    from parsers.tracefile import open_trace
+    from parsers.opening import open_any
     from vtrace.cli.exit_sums import memory_tree
     from vtrace.cli.reading import conclude, vms_of
     from vtrace.session import Session
     from vtrace.session.side import side_of
 
     text = "" if tree is None else memory_tree(tree)
-    with open_trace(path) as trace:
+    with open_any(path) as trace:
         session = Session(trace)
         side = side_of(session, args.vm, text)
         there |= vms_of(session)

@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the smaller file."""
-    from parsers.tracefile import TraceWriter, open_trace
+    from parsers.opening import open_any
+    from parsers.tracefile import TraceWriter
     from vtrace.cli import say
     from vtrace.cli.reading import conclude
     from vtrace.session import PacketJoin, Session
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("filter: the recording is read twice: give a file, not -")
     if args.write != "-" and same_file(path, args.write):
         raise UsageError(f"filter: {args.write} is the recording itself; write to another file")
-    with open_trace(path) as trace:
+    with open_any(path) as trace:
         session = Session(trace, window=window, join=PacketJoin())
         selection = Selection()
         for chunk in session.chunks():

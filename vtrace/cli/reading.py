@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parsers.tracefile import open_trace
+from parsers.opening import open_any
 from vtrace.cli import options, say
 from vtrace.cli.output import Style, print_csv, print_json_lines
 from vtrace.errors import ExitCode, LossError, UsageError
@@ -45,7 +45,7 @@ def opened(args: argparse.Namespace, join: PacketJoin | None = None) -> Iterator
     options.max_loss(args)
     window = options.window(args)
     zone = UTC if getattr(args, "utc", False) else None
-    with open_trace(options.input_path(args)) as trace:
+    with open_any(options.input_path(args)) as trace:
         yield Session(trace, window=window, zone=zone, join=join)
 
 
