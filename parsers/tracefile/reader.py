@@ -11,6 +11,7 @@ import os
 import re
 import time
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -109,6 +110,7 @@ class Trace:
         self._poll_seconds = poll_seconds
         self._seen_damage: set[tuple[int, str]] = set()
         self._offsets = array("q")
+        self._numbers = array("q")
         self._newest = -1
         self._scanned = False
         self._complete = False
@@ -167,7 +169,7 @@ class Trace:
         """Yield the batches that are whole; what is not goes to ``damage``.
 
         A batch out of which no row is left, by the times or for damage, comes without rows
-        if it has metadata.
+        if it has metadata; but nothing comes behind the first that begins at ``until_ns``.
 
         Args:
             columns: Names of the columns to decode besides ``time``; ``bytes`` stands for the
@@ -183,8 +185,14 @@ class Trace:
                 raise InputError(f"{self.name}: a pipe can be read once; use a file")
             self._pipe_used = True
         walker = self._walker(self._wait)
+        over = False
         for entry in walker.walk():
             self._take(entry)
+            first = entry.header.summary.first_ns
+            over = over or (until_ns is not None and first is not None and first >= until_ns)
+            if over:
+                # The rest is walked through for what is damaged there.
+                continue
             batch = self._select(entry, columns, since_ns, until_ns)
             if len(batch) or batch.meta or not entry.header.summary.rows:
                 yield batch
@@ -230,6 +238,13 @@ class Trace:
     def offsets(self) -> Sequence[int]:
         """Byte offset of each batch met so far."""
         return self._offsets
+
+    def offset_of(self, number: int) -> int:
+        """Return the byte offset of the batch of a number, one that was met; KeyError if not."""
+        place = bisect_left(self._numbers, number)
+        if place == len(self._numbers) or self._numbers[place] != number:
+            raise KeyError(number)
+        return self._offsets[place]
 
     def close(self) -> None:
         """Close the file, if it was opened here."""
@@ -348,6 +363,7 @@ class Trace:
         self._newest = entry.number
         if self._source.seekable:
             self._offsets.append(entry.offset)
+            self._numbers.append(entry.number)
         self._take_meta(entry.header.meta)
         for queue, kinds in entry.header.summary.queues.items():
             total = self.totals.setdefault(queue, {})

@@ -181,17 +181,21 @@ class Browser:
         Raises:
             InputError: The file changed under us.
         """
-        count = len(self.index)
-        stop = count if time_ns is None else min(self.index.at(time_ns) + 1, count)
-        kept = self._keeper.before(stop)
+        index = self.index
+        whole = stop = len(index)
+        if time_ns is not None:
+            whole = stop = index.at(time_ns)
+            if stop < len(index) and index.firsts[stop] < time_ns:
+                stop += 1
+        kept = self._keeper.before(whole)
         session = kept.session(self.name, self.zone)
         for number in range(kept.batches, stop):
             batch = self.chunks.batch(number)
-            if batch is None or number in self.index.gaps:
+            if batch is None or number in index.gaps:
                 session.tracker.mark_gap()
             if batch is None:
                 continue
-            if time_ns is not None and number == stop - 1:
+            if time_ns is not None and number >= whole:
                 batch = batch.take(batch["time"] < np.uint64(max(time_ns, 0)))
             session.take_in(batch)
         return self._moment(session, stop, cut_ns=time_ns)
@@ -236,7 +240,7 @@ class Browser:
 
     def _read_on(self) -> None:
         session, index, known = self._session, self.index, 0
-        for number, batch in enumerate(session.summing()):
+        for batch in session.summing():
             if self._closing:
                 return
             damaged, known = len(session.damage) > known, len(session.damage)
@@ -246,8 +250,8 @@ class Browser:
                 self.lanes.mark_gap(self.lanes.last_ns, int(batch["time"][0]))
             self.lanes.feed(batch)
             self.chunks.sections = session.metadata.sections
-            index.add(self._trace.offsets[number], batch, gap=damaged)
-            self._keeper.keep(number + 1, session)
+            index.add(self._trace.offset_of(batch.number), batch, gap=damaged)
+            self._keeper.keep(len(index), session)
             self._changed = True
             if time.monotonic() - self._published >= EVERY_S:
                 self._publish(State.READING)

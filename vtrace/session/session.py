@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +10,7 @@ import numpy as np
 
 from parsers import wire
 from parsers.batch import EventBatch, Metadata
-from vtrace.lifecycle import LifecycleTable, Tracker
+from vtrace.lifecycle import LifecycleTable, SavedTracker, Tracker
 from vtrace.model import Kind
 from vtrace.session.clock import Clock, Window
 from vtrace.session.join import PacketJoin, Packets
@@ -43,6 +42,11 @@ MARGIN_NS: Final = 1_000_000_000
 
 DIAGNOSE_MARGIN_NS: Final = 10_000_000_000
 """The same for a diagnosis: what threads and queues were doing when the window opened."""
+
+_ADDS_UP: Final = frozenset(
+    ("calls", "counts", "counters", "end", "exits", "gap", "interrupts", "loss", "rings")
+)
+"""Sections of the metadata that say what happened so far."""
 
 EVERYTHING: Final = (*wire.COLUMNS, "bytes")
 WITHOUT_BYTES: Final = tuple(wire.COLUMNS)
@@ -232,13 +236,26 @@ class Session:
         self._summary.feed(batch)
         self._summary.chains(self.tracker.feed(batch))
 
+    def take_in(self, batch: EventBatch) -> None:
+        """Put a batch into the sums that comes from elsewhere than the session's source."""
+        self._meet(batch)
+        self.sum_up(batch)
+
+    def put_aside(self) -> tuple[Summary, SavedTracker]:
+        """Return a copy of the sums and the tracker, to go on from here later."""
+        return self._summary.copy(), self.tracker.save()
+
+    def go_on(self, tracker: Tracker, summary: Summary) -> None:
+        """Go on from where a session was put aside."""
+        self._tracker, self._summary = tracker, summary
+
     def so_far(self) -> tuple[Summary, LifecycleTable]:
         """Return the sums as if the recording ended here, and the chains that are not in the past.
 
         Nothing that is here is changed: the sums go on from where they were.
         """
         tracker = Tracker.restored(self.tracker.save())
-        summary = copy.deepcopy(self._summary, {id(self.names): self.names})
+        summary = self._summary.copy()
         rest = tracker.finish()
         summary.chains(rest)
         summary.finish(tracker.stats(), self._unheld())
@@ -319,17 +336,21 @@ class Session:
                 self.tracker.mark_gap()
                 if self._diagnoser:
                     self._diagnoser.mark_gap()
-            if batch.meta:
-                batch.meta = sane(batch.meta)
-                self.metadata.update(batch.meta)
-                self.names.refresh()
-            span = batch.time_range
-            if span is not None:
-                if self.start_ns is None:
-                    self.start_ns = span[0]
-                self.end_ns = max(span[1], self.end_ns or 0)
-            self.events += len(batch)
+            self._meet(batch)
             yield batch
+
+    def _meet(self, batch: EventBatch) -> None:
+        # What a batch says of the recording as a whole.
+        if batch.meta:
+            batch.meta = sane(batch.meta)
+            self.metadata.update(batch.meta)
+            self.names.refresh()
+        span = batch.time_range
+        if span is not None:
+            if self.start_ns is None:
+                self.start_ns = span[0]
+            self.end_ns = max(span[1], self.end_ns or 0)
+        self.events += len(batch)
 
     def _source(self, columns: Iterable[str], margin_ns: int) -> Iterator[EventBatch]:
         if not hasattr(self.source, "batches"):
@@ -344,7 +365,9 @@ class Session:
             # A pipe: where it starts, its first batch will say.
             yield from self._cut(trace.batches(columns=columns), margin_ns)
             return
-        self.metadata.update(sane(trace.metadata.sections))
+        # Names and clocks of the whole recording; what adds up, as far as it is read.
+        known = sane(trace.metadata.sections)
+        self.metadata.update({n: section for n, section in known.items() if n not in _ADDS_UP})
         since, until = self._resolve(first)
         yield from trace.batches(
             columns=columns,

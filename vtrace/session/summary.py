@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -38,6 +39,8 @@ class Summary:
     def __init__(self, names: Names) -> None:
         self.names = names
         self.queues: list[Row] = []
+        self.queue_ids: list[int] = []
+        """For each of them its id in the recording."""
         self.exits: list[Row] = []
         self.drops: list[Row] = []
         self.exits_by_device: list[Row] = []
@@ -54,6 +57,10 @@ class Summary:
         self._join = RequestJoin(names)
         self.monitor = MonitorWatch(names)
         """QEMU's monitor held against the events."""
+
+    def copy(self) -> Summary:
+        """Return the same sums, apart from these; the names are shared."""
+        return copy.deepcopy(self, {id(self.names): self.names})
 
     def feed(self, batch: EventBatch) -> None:
         """Take in a batch."""
@@ -127,8 +134,10 @@ class Summary:
         self._refused = self._refused[:0]
         # QEMU's queues become known in the order of their use; they stand in that of the device.
         order = sorted(stats, key=lambda n: (_whole(self.names.queue(n).get("index")), n))
-        self.queues = [self._queue_row(number, stats[number]) for number in order]
-        self.queues.sort(key=lambda row: (row["vm"], row["device"]))
+        rows = [(number, self._queue_row(number, stats[number])) for number in order]
+        rows.sort(key=lambda found: (found[1]["vm"], found[1]["device"]))
+        self.queue_ids = [number for number, _ in rows]
+        self.queues = [row for _, row in rows]
         self.exits = self._exit_rows()
         self.exits_by_device = self.exit_sums.exits()
         self.interrupts = self.exit_sums.interrupts()
