@@ -30,7 +30,7 @@ from vtrace.browse.snapshot import QueueKey, Snapshot, State
 from vtrace.diagnose.codes import CODES
 from vtrace.diagnose.findings import Diagnosis, Finding, from_json
 
-__all__ = ["Judge", "JudgeState", "Verdict", "queue_texts", "short_text"]
+__all__ = ["Judge", "JudgeState", "Verdict", "of_place", "queue_texts", "short_text"]
 
 SECOND_NS: Final = 1_000_000_000
 REST: Final = 9
@@ -266,7 +266,34 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-# What a table of queues shows of it
+# What views show of it
+
+
+def of_place(diagnosis: Diagnosis, vm: str | None, device: str | None) -> Diagnosis:
+    """Return what of a diagnosis concerns a VM, or a device of it.
+
+    What is the whole host's, such as its NIC, concerns each VM, and none of its devices.
+    """
+
+    def mine(rows: Iterable[Any]) -> list[Any]:
+        return [
+            row
+            for row in rows
+            if (vm is None or row.vm in ("", vm)) and (device is None or row.device == device)
+        ]
+
+    if vm is None and device is None:
+        return diagnosis
+    ledger = mine(diagnosis.ledger)
+    return replace(
+        diagnosis,
+        ledger=ledger,
+        findings=mine(diagnosis.findings),
+        flows=mine(diagnosis.flows),
+        blind_spots=mine(diagnosis.blind_spots),
+        review=mine(diagnosis.review),
+        unexplained=sum(abs(row.unexplained or 0) for row in ledger),
+    )
 
 
 def short_text(finding: Finding) -> str:

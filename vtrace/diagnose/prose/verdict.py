@@ -56,6 +56,8 @@ class Look:
     style: Style = PLAIN
     verbose: bool = False
     times: Times = field(default_factory=Times)
+    more: str = "-v"
+    """What shows what is left out."""
     source: str = ""
     """The recording, for commands that show its rows; empty: it is not kept."""
 
@@ -192,7 +194,7 @@ def _labelled(label: str, text: str, look: Look) -> list[str]:
 def _more(count: int, what: str, look: Look) -> list[str]:
     if count <= 0:
         return []
-    return [" " * (LABEL + 2) + look.style.dim(f"{count_text(count)} more {what} (-v)")]
+    return [" " * (LABEL + 2) + look.style.dim(f"{count_text(count)} more {what} ({look.more})")]
 
 
 def _evidence(evidence: Evidence, look: Look) -> str:

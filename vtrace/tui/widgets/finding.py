@@ -62,9 +62,11 @@ class Opens:
         return self.finding.first_ns
 
 
-def verdict_view(diagnosis: Diagnosis, times: Times, width: int) -> Iterator[Line]:
+def verdict_view(
+    diagnosis: Diagnosis, times: Times, width: int, *, verbose: bool = False
+) -> Iterator[Line]:
     """Yield the lines of a verdict: in a sentence, finding by finding, the ledger, and the rest."""
-    look = Look(width=width, style=NAMED, verbose=True, times=times)
+    look = Look(width=width, style=NAMED, verbose=verbose, times=times, more="e")
     ill = any(finding.packets for finding in diagnosis.findings)
     for line in headline_lines(diagnosis, look):
         text = styled(line)

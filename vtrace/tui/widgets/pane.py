@@ -84,8 +84,6 @@ class LinesPane(ScrollView, can_focus=True):
         super().__init__(id=id)
         self._title = title
         self.border_title = Text(f" {title} ")
-        self.at_cursor = True
-        """The line that the cursor is on is marked while the pane has no focus, too."""
         self._make: Lines = lambda _: ()
         self._lines: list[Line] = []
         self._stops: list[range] = []
@@ -198,11 +196,10 @@ class LinesPane(ScrollView, can_focus=True):
         if text.cell_len > width:
             text.truncate(width, overflow="ellipsis")
         strip = Strip(list(text.render(self.app.console))).adjust_cell_length(width)
-        strip = strip.apply_style(self.rich_style)
         stop = self._range
-        if stop is not None and at in stop and (self.has_focus or self.at_cursor):
+        if stop is not None and at in stop:
             strip = strip.apply_style(self._named("cursor" if self.has_focus else "cursor.blur"))
-        return strip
+        return strip.apply_style(self.rich_style)
 
     # -- the cursor ------------------------------------------------------------------------------
 
