@@ -1,5 +1,6 @@
 """QEMU's monitor asked beside a recording: what goes into it, and what becomes of a failure."""
 
+import contextlib
 import os
 import socket
 import tempfile
@@ -11,7 +12,7 @@ import pytest
 from parsers.tracefile import open_trace
 from tests.recorder.test_sinks import FakeAttached, batch, stream
 from tests.ring.monitor import Monitor
-from vtrace.errors import UsageError
+from vtrace.errors import UsageError, VtraceError
 from vtrace.inventory import Device, Virtqueue, Vm
 from vtrace.model import Kind
 from vtrace.recorder.monitors import Monitors, Source, open_to_user
@@ -170,12 +171,35 @@ def test_one_that_is_gone_is_a_sentence(monitor):
     there = monitor(answers())
     source = Source(VM, there.path)
     Path(there.path).unlink()
-    monitors = Monitors([source], every_s=0)
+    said = []
+    monitors = Monitors([source], every_s=0, say=said.append)
     monitors.begin()
     monitors.finish()
     assert "no QMP monitor there" in monitors.join({})["qmp"]["cpx"]["missing"]
+    assert "cpx: " in said[1]
+    assert said[1].endswith("; going on without")
     # Said once.
     assert monitors.join({}) == {}
+
+
+def test_one_that_hangs_from_the_start_does_not_keep_from_recording(monitor, monkeypatch):
+    monkeypatch.setattr("vtrace.inventory.qmp.Qmp.__init__.__defaults__", (0.1,))
+    there = monitor(answers())
+    with socket.socket(socket.AF_UNIX) as first:
+        first.connect(there.path)
+        first.recv(4096)
+        # Somebody else has it.
+        source = Source(VM, there.path)
+        with pytest.raises(VtraceError, match="serves one client"):
+            source.ask(whole=False)
+    deadline = time.monotonic() + 10
+    said = None
+    while said is None:
+        # Those who gave up are still before us.
+        with contextlib.suppress(VtraceError):
+            said, _ = source.ask(whole=False)
+        assert time.monotonic() < deadline
+    assert said["state"] == "running"
 
 
 def test_each_file_has_looks_of_its_own_time(monitor, tmp_path):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vtrace.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from vtrace.counters.guest import Guests, Source
     from vtrace.inventory import Vm
@@ -113,10 +113,13 @@ def add_monitor_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def monitors_of(args: argparse.Namespace, every_s: float = 10.0) -> Monitors | None:
+def monitors_of(
+    args: argparse.Namespace, every_s: float, say: Callable[[str], None]
+) -> Monitors | None:
     """Return what asks the monitors that the options name; None: they name none.
 
-    Call it before the attach process is started: root may open more of them.
+    Call it before the attach process is started: root may open more of them. ``say`` is told what
+    a person may want to know while recording.
 
     Raises:
         UsageError: There is no such VM, or several and none is named; or no monitor of it.
@@ -146,7 +149,7 @@ def monitors_of(args: argparse.Namespace, every_s: float = 10.0) -> Monitors | N
         for source in sources:
             source.close()
         raise
-    return Monitors(sources, every_s)
+    return Monitors(sources, every_s, say)
 
 
 def named(text: str, vms: Sequence[Vm], chosen: str | None, option: str) -> tuple[str, str]:

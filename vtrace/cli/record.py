@@ -118,7 +118,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--rotate-files belongs to --rotate-size or --rotate-time")
     stopping = _Stop(args)
     guests = guests_of(args, every_s=5.0 if args.sample_every else 0.0)
-    monitors = monitors_of(args, every_s=10.0 if args.sample_every else 0.0)
+    every_s = 10.0 if args.sample_every else 0.0
+    monitors = monitors_of(args, every_s, lambda text: _say(args, text))
     attached = _attach(args)
     from vtrace.recorder.sinks import FlightSink, RotatingSink, record
 
@@ -140,7 +141,6 @@ def run(args: argparse.Namespace) -> int:
         _say(args, "attached; asking the guests")
         guests.begin()
     if monitors:
-        _say(args, "attached; asking QEMU's monitor")
         monitors.begin()
     _say(args, f"recording into {args.write}; Ctrl-C ends it")
     stopping.begin()

@@ -231,6 +231,10 @@ class Qmp:
             raise PrivilegeError(
                 f"{self.address}: may not be opened; QEMU's user and root can (sudo)"
             ) from error
+        except (BlockingIOError, TimeoutError) as error:
+            # Others wait for it already.
+            door.close()
+            raise self._late() from error
         except (OSError, ValueError, OverflowError) as error:
             door.close()
             reason = getattr(error, "strerror", None) or str(error)

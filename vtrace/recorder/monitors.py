@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from probes.attach import drop_privilege
-from vtrace.errors import UnsupportedError, VtraceError
+from vtrace.errors import PrivilegeError, UnsupportedError, UsageError, VtraceError
 from vtrace.inventory.monitor import look, map_of, right_vm
 from vtrace.inventory.qmp import Qmp, QmpError
 from vtrace.text import clean
@@ -39,7 +39,6 @@ class Source:
     Raises:
         UsageError: Nothing listens at its address, or it is no monitor, or another VM's.
         PrivilegeError: The socket may not be opened.
-        VtraceError: No answer in time.
     """
 
     vm: Vm
@@ -51,7 +50,13 @@ class Source:
 
     def __post_init__(self) -> None:
         self.held = not open_to_user(self.address)
-        talk = self._begun()
+        try:
+            talk = self._begun()
+        except (UsageError, PrivilegeError):
+            raise
+        except VtraceError:
+            # A QEMU that hangs is one to record; that it says nothing comes out at the first look.
+            return
         if self.held:
             self._talk = talk
         else:
@@ -117,10 +122,16 @@ class Monitors:
     Args:
         sources: Whom to ask.
         every_s: Time between two looks; 0: at the start and at the end alone.
+        say: Is told what a person may want to know meanwhile.
     """
 
-    def __init__(self, sources: Sequence[Source], every_s: float = 10.0) -> None:
-        self._sources, self._every_s = sources, every_s
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        every_s: float = 10.0,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._sources, self._every_s, self._say = sources, every_s, say
         self._lock = threading.Lock()
         self._places: dict[str, dict[str, Any]] = {}
         self._vms: list[Any] | None = None
@@ -136,12 +147,17 @@ class Monitors:
 
     def begin(self) -> None:
         """Take the first look at each, and go on with the others: the probes are attached."""
+        self._say("attached; asking QEMU's monitor")
         deadline = time.monotonic() + _FIRST_S
         for thread in self._threads:
             thread.start()
         for source, taken in zip(self._sources, self._first, strict=True):
             if not taken.wait(max(0.0, deadline - time.monotonic())):
                 self._note(source.vm.name, "it did not answer in time")
+        with self._lock:
+            for name, one in self._looks.items():
+                if "missing" in one:
+                    self._say(f"{clean(name)}: {one['missing']}; going on without")
 
     def finish(self) -> None:
         """Take the last look at each: the probes are still attached."""
@@ -154,6 +170,7 @@ class Monitors:
                 self._note(source.vm.name, "it did not answer at the end")
             else:
                 source.close()
+        self._say("QEMU's monitor was asked for the last time")
 
     def join(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         """Return the metadata of a batch with what has come since the last call."""
