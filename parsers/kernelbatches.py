@@ -39,6 +39,26 @@ POINTS: Final = (
 )
 """Probe points that times of lifecycles rest on."""
 
+_MADE_FROM: Final = {
+    "KICK": ("ioeventfd_write",),
+    "WAKE": ("vhost_poll_wakeup",),
+    "POP": ("vhost_get_vq_desc", "vhost_get_vq_desc.return"),
+    "EMPTY": ("vhost_get_vq_desc", "vhost_get_vq_desc.return"),
+    "POP_ERROR": ("vhost_get_vq_desc", "vhost_get_vq_desc.return"),
+    "HAND_BACK": ("vhost_discard_vq_desc",),
+    "ENQUEUE": ("tun_net_xmit", "tun_net_xmit.return"),
+    "REFUSE": ("tun_net_xmit", "tun_net_xmit.return"),
+    "RECV": ("tun_recvmsg", "tun_recvmsg.return"),
+    "SEND": ("tun_sendmsg", "tun_sendmsg.return"),
+    "DELIVER": ("netif_receive_skb",),
+    "SIGNAL": ("vhost_notify", "vhost_notify.return"),
+    "IRQ": ("irqfd_wakeup",),
+    "ENABLE": ("vhost_enable_notify", "vhost_enable_notify.return"),
+    "DROP": ("kfree_skb",),
+    "EXIT": ("kvm_exit", "kvm_entry"),
+}
+"""Kind -> roles without any of which none can be made."""
+_RETURNS: Final = ("vhost_add_used_n", "vhost_add_used_and_signal_n")
 _WITH_RETURN: Final = ("tun_net_xmit", "tun_recvmsg", "tun_sendmsg", "vhost_notify")
 _TELL_PACKETS: Final = ("consume_skb", "skb_copy_datagram_iovec")
 
@@ -109,7 +129,7 @@ def batches(
         batch = EventBatch.from_records(records)
         batch.meta = _changing(events, sequence)
         if first:
-            batch.meta = {**meta, "probes": probes(events), "unrecorded": UNRECORDED, **batch.meta}
+            batch.meta |= {**meta, "probes": probes(events), "unrecorded": unrecorded(events)}
             batch.meta["timebase"] = {
                 **meta["timebase"],
                 "resolution_ns": 10 ** (9 - heads.digits) if heads.digits else None,
@@ -183,6 +203,18 @@ def probes(events: KernelEvents) -> dict[str, Any]:
             why = "recorded, but not which packet a chain got: add skb:consume_skb"
         found[point] = {"state": "unavailable" if why else "attached", "reason": why}
     return found
+
+
+def unrecorded(events: KernelEvents) -> dict[str, list[str]]:
+    """Return the section ``unrecorded``: columns that no event tells, ``*`` for all of a kind."""
+    absent = {
+        kind: ["*"]
+        for kind, roles in _MADE_FROM.items()
+        if not all(events.has(role) for role in roles)
+    }
+    if not any(events.has(role) for role in _RETURNS):
+        absent["USED"] = ["*"]
+    return {**UNRECORDED, **absent}
 
 
 def _vms(events: KernelEvents) -> Any:

@@ -45,7 +45,15 @@ UNRECORDED: Final = {
     "POP": ["head", "position", "length", "room", "avail", "event"],
     "USED": ["head", "used", "position", "ret"],
     "FLUSH": ["used", "position"],
-    "SIGNAL": ["used", "event", "avail"],
+    # What it decided against is not shown.
+    "SIGNAL": ["ret", "used", "event", "avail"],
+    "EMPTY": ["*"],
+    "HAND_BACK": ["*"],
+    "KICK": ["*"],
+    "IRQ": ["*"],
+    "RECV": ["*"],
+    "SEND": ["*"],
+    "DELIVER": ["*"],
 }
 
 MOST_QUEUES: Final = 1 << 12
@@ -207,6 +215,11 @@ class QemuEvents:
             "virtio_notify_irqfd": state("virtio_notify_irqfd"),
             "msix_notify": {"state": "unavailable", "reason": "no event of QEMU's shows it"},
         }
+
+    def absent(self) -> dict[str, list[str]]:
+        """Return kinds that this recording does not have, for the section ``unrecorded``."""
+        signals = any(self.seen[name] for name in ("virtio_notify", "virtio_notify_irqfd"))
+        return {} if signals else {"SIGNAL": ["*"]}
 
     def sections(self) -> dict[str, Any]:
         """Return the sections that grow with the events."""

@@ -98,7 +98,7 @@ def beginning(events: QemuEvents, source: Imported, *, timed: bool) -> dict[str,
         "imported": {"format": source.format, "tool": ""},
         "timebase": base,
         "probes": events.probes(),
-        "unrecorded": UNRECORDED,
+        "unrecorded": {**UNRECORDED, **events.absent()},
     }
 
 

@@ -92,8 +92,8 @@ def print_chains(table: Table, session: Session, args: argparse.Namespace, *, fi
         vm,
         device,
         queue,
-        [str(n) for n in position],
-        [str(n) for n in head],
+        [None if n is None else str(n) for n in position],
+        [None if n is None else str(n) for n in head],
         [
             one if way == "tx" else other
             for way, one, other in zip(direction, readable, used, strict=True)

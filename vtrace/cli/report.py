@@ -200,7 +200,7 @@ def print_queues(queues: list[dict[str, Any]], style: Style, args: argparse.Name
         (
             *(row[name] for name in heads),
             *(row[name] for name in COUNTS),
-            size_text(row["used_bytes"]),
+            None if row["used_bytes"] is None else size_text(row["used_bytes"]),
         )
         for row in queues
     ]

@@ -17,6 +17,7 @@ from vtrace.session.join import PacketJoin, Packets
 from vtrace.session.requests import WhereAsked
 from vtrace.session.sane import not_probed, sane
 from vtrace.session.summary import Summary
+from vtrace.session.unrecorded import clock_is_unknown
 from vtrace.tables import (
     Names,
     Table,
@@ -161,6 +162,8 @@ class Session:
     def duration_ns(self) -> int:
         """Time from the first to the last event."""
         if self.start_ns is None or self.end_ns is None:
+            return 0
+        if clock_is_unknown(self.metadata.sections):
             return 0
         return self.end_ns - self.start_ns
 

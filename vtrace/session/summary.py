@@ -16,6 +16,7 @@ from vtrace.session.exits import ExitSums
 from vtrace.session.request_sums import RequestSums
 from vtrace.session.requests import RequestJoin
 from vtrace.session.said import MonitorWatch
+from vtrace.session.unrecorded import without_unrecorded
 from vtrace.tables import lifecycles_table
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class Summary:
                 part: _part(sums, part) for part in ("needed", "sent", "suppressed", "spurious")
             }
         row["stages"] = _stage_rows(stats.stages)
-        return row
+        return without_unrecorded(row, self.names.metadata.sections)
 
     def _exit_rows(self) -> list[Row]:
         # The kernel's own sums know of exits that were not recorded one by one.

@@ -55,6 +55,7 @@ class QueueFigures:
     drops: int | None
     """Packets dropped at it, in all; None where no packets pass."""
     drop_rate: float | None
+    """Known only while the recording goes on."""
     in_flight: int
     stage: str
     """The stage with the longest 99th percentile; empty: none was seen."""
@@ -112,7 +113,10 @@ def _figures(
             "interrupts": row["interrupts"]["sent"],
             "drops": drops or 0,
         }
-        rates = {name: total / seconds if seconds else None for name, total in totals.items()}
+        rates = {
+            name: total / seconds if seconds and total is not None else None
+            for name, total in totals.items()
+        }
     stage, p50, p99 = _dominating(row["stages"])
     return QueueFigures(
         key=(row["vm"], row["device"], row["queue"]),
@@ -124,7 +128,7 @@ def _figures(
         kicks=rates["kicks"],
         interrupts=rates["interrupts"],
         drops=drops,
-        drop_rate=rates["drops"] if has_packets else None,
+        drop_rate=rates["drops"] if has_packets and live else None,
         in_flight=row["in_flight"],
         stage=stage,
         p50_ns=p50,
