@@ -29,6 +29,8 @@ VERBS: Final[dict[str, str]] = {
     "list": "show the VMs of this host: devices, queues, threads, taps",
     "doctor": "say what can run here, and what to install",
     "record": "record what the queues do into a file",
+    "live": "look at this host in the terminal while it runs",
+    "view": "look at a recording in the terminal: queues, chains, packets",
     "report": "sum up a recording: queues, stages, exits, drops",
     "lifecycles": "print descriptor chains, one a line",
     "packets": "print packets with their chain and their end, one a line",
