@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from parsers.batch import Metadata
-from vtrace.browse.query import Query
 from vtrace.browse.snapshot import Series, Snapshot, State
 from vtrace.session import Clock, Loss
+
+if TYPE_CHECKING:
+    from vtrace.browse.query import Query
 
 START_NS = 1_000_000_000_000
 WALL_NS = 1_787_313_663_000_000_000

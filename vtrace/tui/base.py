@@ -14,12 +14,15 @@ from textual.widgets import Static
 
 from vtrace.errors import VtraceError
 from vtrace.text import clean
+from vtrace.tui.filterbar import FilterBar
 from vtrace.tui.frame import FrameHeader, KeyLine
+from vtrace.tui.grid import Grid
 from vtrace.tui.place import Place
 
 if TYPE_CHECKING:
     from textual import events
     from textual.app import ComposeResult
+    from textual.widget import Widget
 
     from vtrace.browse.browser import Browser, Moment
     from vtrace.browse.snapshot import Snapshot
@@ -93,6 +96,7 @@ class ViewScreen(Screen[None]):
         self.hints = hints
         self.filter_text: str = str(hints.get("filter_text", ""))
         self.note = ""
+        self._before: Widget | None = None
         self._busy = 0
 
     # -- what a screen draws from ----------------------------------------------------------------
@@ -138,6 +142,14 @@ class ViewScreen(Screen[None]):
         """Draw times anew: they are of day, or from the start, as ``app.time_text`` says."""
         self.on_figures(self.snapshot)
 
+    def on_styles(self) -> None:
+        """Draw all anew: the theme has changed."""
+        for grid in self.query(Grid):
+            grid.redraw()
+        self.query_one(FrameHeader).redraw()
+        self.query_one(KeyLine).redraw()
+        self.on_figures(self.snapshot)
+
     def on_verdicts(self) -> None:
         """Draw verdicts anew: ``app.verdicts`` has changed."""
 
@@ -181,6 +193,47 @@ class ViewScreen(Screen[None]):
         return ()
 
     # -- what subclasses use ---------------------------------------------------------------------
+
+    def set_filter(self, text: str) -> None:
+        """Use a filter that is valid."""
+        self.filter_text = text
+        self.on_filter(text)
+        self.query_one(FrameHeader).show()
+
+    def open_filter(self) -> None:
+        """Write a filter in a bar below the header."""
+        if not self.table:
+            self.notify("this view has no filter", markup=False)
+        elif not self.query(FilterBar):
+            self._before = self.focused
+            bar = FilterBar(self.table, self.filter_text, self.vtrace.history)
+            self.mount(bar, after=self.query_one(FrameHeader))
+
+    def on_filter_bar_applied(self, event: FilterBar.Applied) -> None:
+        """Use the filter that was written."""
+        says = self.vtrace.history.add(event.text)
+        if says:
+            self.fail(says)
+        self._close_filter()
+        self.set_filter(event.text)
+
+    def on_filter_bar_left(self) -> None:
+        """Keep the filter as it was."""
+        self._close_filter()
+
+    def _close_filter(self) -> None:
+        for bar in self.query(FilterBar):
+            bar.remove()
+        if self._before is not None and self._before.is_attached:
+            self._before.focus()
+
+    def mark_hints(self) -> dict[str, Any]:
+        """Return hints with which a screen like this one is where this one is."""
+        hints: dict[str, Any] = {"filter_text": self.filter_text} if self.filter_text else {}
+        grids = self.query(Grid)
+        if grids:
+            hints["row"] = grids.first().cursor
+        return hints
 
     def show_note(self, text: str | None) -> None:
         """Show a sentence instead of the view (empty, reading, failed); None: the view."""

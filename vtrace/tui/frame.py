@@ -52,6 +52,10 @@ class Lines(Widget):
             self._texts[at] = text
             self.refresh()
 
+    def redraw(self) -> None:
+        """Draw the lines in other colours."""
+        self.refresh()
+
     def render_line(self, y: int) -> Strip:
         """Return a line."""
         width = self.size.width
@@ -116,9 +120,9 @@ class FrameHeader(Lines):
         if cost is not None:
             text.append(f" · cost {cost * 100:.1f} %", style="dim")
         text.append(" · ", style="dim")
-        if app.moment is not None and app.at_ns is not None:
-            text.append(f"at {app.time_text(app.at_ns)}", style="warn")
-            text.append(" ◂ held ", style="warn")
+        if app.at_ns is not None:
+            text.append(f"at {app.time_text(app.at_ns)} ", style="warn")
+            text.append("held " if app.settled else "reading ", style="warn")
             return text
         text.append(elapsed_text(snapshot.duration_ns))
         text.append(" ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from rich.segment import Segment
@@ -17,6 +17,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from vtrace.errors import VtraceError
+from vtrace.text import cells as width_of
 from vtrace.text import clean
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class GridColumn:
     sortable: bool = False
     grow: bool = False
     """It takes room that is left."""
+    fit: bool = False
+    """It is as wide as its widest text, ``width`` at most; for rows that are all in memory."""
 
 
 class RowSource(Protocol):
@@ -55,7 +58,10 @@ class RowSource(Protocol):
     def __len__(self) -> int: ...
 
     def cells(self, first: int, count: int) -> list[list[Cell]] | None:
-        """Return the cells of rows at once, one for each column; None: not in memory."""
+        """Return the cells of rows at once, one for each column; None: not in memory.
+
+        A single cell takes the whole line.
+        """
         ...
 
     def load(self, first: int, count: int) -> None:
@@ -83,7 +89,7 @@ class RowList:
         """Do nothing: all rows are in memory."""
 
 
-class Grid(ScrollView, can_focus=True):
+class Grid(ScrollView, can_focus=True, inherit_bindings=False):
     """A table by lines, with a cursor that is a row.
 
     ``update`` shows what its source has now: it draws the cells that changed and nothing else.
@@ -91,7 +97,7 @@ class Grid(ScrollView, can_focus=True):
 
     DEFAULT_CSS = """
     Grid { height: 1fr; background: $background; color: $foreground; overflow-x: hidden;
-           scrollbar-size-vertical: 1; }
+           scrollbar-size-vertical: 1; scrollbar-gutter: stable; }
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -101,7 +107,7 @@ class Grid(ScrollView, can_focus=True):
         Binding("pagedown,ctrl+f", "page(1)", "page down", show=False, id="grid.page_down"),
         Binding("home", "first", "first row", show=False, id="grid.first"),
         Binding("end,G", "last", "last row", show=False, id="grid.last"),
-        Binding("enter", "open", "open", show=False, id="grid.open"),
+        Binding("enter", "open", "open", key_display="⏎", id="grid.open"),
     ]
 
     cursor: reactive[int] = reactive(0, repaint=False)
@@ -171,6 +177,9 @@ class Grid(ScrollView, can_focus=True):
         self._wanted: tuple[int, int] | None = None
         self._loading = False
         self._g = False
+        self._gap = GAP
+        self._width = 0
+        self._fitting: dict[str, int] = {}
         self._styles: dict[str, Style] = {}
 
     # -- rows ------------------------------------------------------------------------------------
@@ -195,6 +204,7 @@ class Grid(ScrollView, can_focus=True):
         """Show the rows of another source; from the top, or with ``keep`` where the cursor is."""
         key = self.key_of(self.cursor) if self._count else None
         self.source = source
+        self._measure()
         if not keep:
             self.marked.clear()
             self._rows.clear()
@@ -244,7 +254,7 @@ class Grid(ScrollView, can_focus=True):
             row = first + at
             old = self._rows.get(row)
             self._rows[row] = cells
-            if old is None or len(old) != len(cells):
+            if old is None or len(old) != len(cells) or len(cells) == 1:
                 self._strips.pop(row, None)
                 self.refresh_line(row + 1)
                 continue
@@ -266,7 +276,7 @@ class Grid(ScrollView, can_focus=True):
         return self.scroll_offset.y, max(self.size.height - 1, 0)
 
     def _resize(self) -> None:
-        self.virtual_size = Size(self.size.width, self._count + 1)
+        self.virtual_size = Size(self._width, self._count + 1)
 
     def _cells_of(self, row: int) -> list[Cell] | None:
         cells = self._rows.get(row)
@@ -311,17 +321,42 @@ class Grid(ScrollView, can_focus=True):
 
     # -- columns ---------------------------------------------------------------------------------
 
+    def _measure(self) -> None:
+        # Only words: numbers keep their column while they change.
+        rows = self.source.rows if isinstance(self.source, RowList) else ()
+        widths = {}
+        for at, column in enumerate(self.columns):
+            if column.fit and rows:
+                texts = (row[at] for row in rows if len(row) == len(self.columns))
+                longest = max((width_of(clean(str(text))) for text in texts), default=0)
+                widths[column.key] = max(min(longest, column.width), len(column.head) + 1)
+        if widths != self._fitting:
+            self._fitting = widths
+            self._arrange()
+            self._strips.clear()
+            self.refresh()
+
     def _arrange(self) -> None:
         """Choose the columns that there is room for, and where they stand."""
-        room = self.size.width - 1
-        kept = list(enumerate(self.columns))
-        while len(kept) > 1 and sum(c.width + GAP for _, c in kept) - GAP > room:
+        self._width = self.scrollable_content_region.width
+        room = self._width - 1
+        kept = [
+            (index, replace(column, width=self._fitting.get(column.key, column.width)))
+            for index, column in enumerate(self.columns)
+        ]
+        gap = GAP
+        while len(kept) > 1 and _taken(kept, gap) > room:
+            if gap > 1 and _taken(kept, 1) <= room:
+                gap = 1
+                break
             rank = max(column.rank for _, column in kept)
             if rank == 0:
+                gap = 1
                 break
             last = max(at for at, (_, column) in enumerate(kept) if column.rank == rank)
             del kept[last]
-        left = room - (sum(c.width + GAP for _, c in kept) - GAP)
+        self._gap = gap
+        left = room - _taken(kept, gap)
         growing = [at for at, (_, column) in enumerate(kept) if column.grow]
         self._shown = []
         x = 1
@@ -332,7 +367,7 @@ class Grid(ScrollView, can_focus=True):
                 width += share + (left % len(growing) if at == growing[-1] else 0)
             width = min(width, max(room - x + 1, 1))
             self._shown.append((index, column, x, width))
-            x += width + GAP
+            x += width + gap
 
     @property
     def shown_columns(self) -> list[GridColumn]:
@@ -369,7 +404,7 @@ class Grid(ScrollView, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         """Return a line: the headings, a row, or nothing."""
-        width = self.size.width
+        width = self._width
         base = self._styles.get("*")
         if base is None:
             base = self._styles["*"] = self.rich_style
@@ -405,7 +440,12 @@ class Grid(ScrollView, can_focus=True):
     def _line(self, row: int, cells: list[Cell] | None, width: int) -> Strip:
         segments: list[Segment] = []
         x = 0
-        for index, column, start, room in self._shown:
+        if cells is not None and len(cells) == 1 < len(self.columns):
+            segments = [Segment(" "), *self._fitted(cells[0], max(width - 2, 1), False)]
+            cells, shown = None, []
+        else:
+            shown = self._shown
+        for index, column, start, room in shown:
             if start > x:
                 segments.append(Segment(" " * (start - x)))
             cell: Cell = cells[index] if cells is not None else Text(WAITING, style="faint")
@@ -520,7 +560,7 @@ class Grid(ScrollView, can_focus=True):
         """Choose the row, open it at the second click; sort by a heading."""
         if event.y == 0:
             for _, column, x, width in self._shown:
-                if x - 1 <= event.x < x + width + GAP - 1 and column.sortable:
+                if x - 1 <= event.x < x + width + self._gap - 1 and column.sortable:
                     self.post_message(self.Sorted(self, column.key))
             return
         row = self.scroll_offset.y + event.y - 1
@@ -529,6 +569,10 @@ class Grid(ScrollView, can_focus=True):
             if event.chain >= 2 and row == self.cursor:
                 self.action_open()
             self.cursor = row
+
+
+def _taken(columns: list[tuple[int, GridColumn]], gap: int) -> int:
+    return sum(column.width + gap for _, column in columns) - gap
 
 
 def _same(one: Cell, other: Cell) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.text import Text
-from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
 from vtrace.browse.snapshot import State
@@ -46,12 +45,6 @@ class RowsScreen(ViewScreen):
     DEFAULT_CSS = """
     RowsScreen #status { height: 1; color: $text-muted; padding: 0 1; }
     """
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "open_row", "open", key_display="⏎"),
-        Binding("n", "next_match", "next", show=False),
-        Binding("N", "previous_match", "previous", show=False),
-    ]
 
     def __init__(self, place: Place | None = None, **hints: Any) -> None:
         super().__init__(place, **hints)
@@ -121,7 +114,7 @@ class RowsScreen(ViewScreen):
 
     def _poll(self) -> None:
         view = self.rows
-        if view is None or not self.is_mounted or (self.vtrace.held and self.grid.row_count):
+        if view is None or not self.is_mounted or (self.vtrace.paused and self.grid.row_count):
             return
         count = len(view)
         if not count:
@@ -183,7 +176,8 @@ class RowsScreen(ViewScreen):
     def ready(self) -> bool:
         """Whether the rows are counted and those on the screen are drawn."""
         view = self.rows
-        drawn = view is not None and view.done and self.grid.row_count == len(view)
+        paused = self.vtrace.paused
+        drawn = view is not None and view.done and (paused or self.grid.row_count == len(view))
         return super().ready and drawn and not self.grid.waiting
 
     # -- rows ------------------------------------------------------------------------------------
@@ -238,10 +232,6 @@ class RowsScreen(ViewScreen):
 
         if view is not None:
             self.work(lambda: view.search(text, row, step), found, group="find", failed=self.fail)
-
-    def action_open_row(self) -> None:
-        """Open the row under the cursor."""
-        self.grid.action_open()
 
     def selection(self) -> Selection | None:
         """Return the rows: the marked ones if there are some, else all."""

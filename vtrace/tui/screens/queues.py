@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
-from vtrace.browse.snapshot import State
+from vtrace.tables import QUEUES
 from vtrace.tables.human import count_text, duration_text
 from vtrace.text import clean
-from vtrace.tui.base import Selection, ViewScreen
 from vtrace.tui.figures import QueueFigures, is_idle, queue_figures, rate_text, sparkline
-from vtrace.tui.grid import Cell, Grid, GridColumn, RowList
+from vtrace.tui.grid import Cell, GridColumn
 from vtrace.tui.place import Place
+from vtrace.tui.sums import SumRow, SumsScreen
 
 if TYPE_CHECKING:
-    from textual.app import ComposeResult
-
     from vtrace.browse.snapshot import Snapshot
 
 __all__ = ["QueuesScreen"]
@@ -28,21 +26,21 @@ MANY_IDLE: Final = 4
 """More queues than this that did nothing stand behind one line."""
 
 COLUMNS: Final = (
-    GridColumn("vm", "VM", 8, sortable=True, rank=2),
-    GridColumn("device", "device", 8, sortable=True),
-    GridColumn("queue", "queue", 6, sortable=True),
-    GridColumn("backend", "back", 5, sortable=True, rank=10),
+    GridColumn("vm", "VM", 12, sortable=True, fit=True, rank=2),
+    GridColumn("device", "device", 12, sortable=True, fit=True),
+    GridColumn("queue", "queue", 10, sortable=True, fit=True),
+    GridColumn("backend", "back", 5, sortable=True, fit=True, rank=11),
     GridColumn("rate", "rate/s", 6, right=True, sortable=True),
-    GridColumn("bytes", "MB/s", 5, right=True, sortable=True, rank=6),
-    GridColumn("occupancy", "occupancy", SPARK, sortable=True, rank=4),
-    GridColumn("in_flight", "in fl", 8, right=True, sortable=True, rank=3),
-    GridColumn("kicks", "kicks/s", 7, right=True, sortable=True, rank=8),
-    GridColumn("interrupts", "irqs/s", 6, right=True, sortable=True, rank=7),
+    GridColumn("bytes", "MB/s", 6, right=True, sortable=True, rank=7),
+    GridColumn("occupancy", "occupancy", SPARK, sortable=True, rank=3),
+    GridColumn("in_flight", "in fl", 8, right=True, sortable=True, rank=4),
+    GridColumn("kicks", "kicks/s", 7, right=True, sortable=True, rank=9),
+    GridColumn("interrupts", "irqs/s", 6, right=True, sortable=True, rank=8),
     GridColumn("drops", "drops", 7, right=True, sortable=True),
-    GridColumn("stage", "slowest", 9, sortable=True, rank=9),
+    GridColumn("stage", "slowest", 9, sortable=True, fit=True, rank=6),
     GridColumn("p50", "p50", 6, right=True, sortable=True, rank=5),
     GridColumn("p99", "p99", 6, right=True, sortable=True),
-    GridColumn("verdict", "verdict", 12, sortable=True, grow=True),
+    GridColumn("verdict", "verdict", 24, sortable=True, grow=True),
 )
 
 SORTED_BY: Final[dict[str, Callable[[QueueFigures], Any]]] = {
@@ -61,93 +59,132 @@ SORTED_BY: Final[dict[str, Callable[[QueueFigures], Any]]] = {
     "p50": lambda one: one.p50_ns or 0,
     "p99": lambda one: one.p99_ns or 0,
 }
-WORDS: Final = frozenset({"vm", "device", "queue", "backend", "stage", "verdict"})
 
 
-class QueuesScreen(ViewScreen):
+class QueuesScreen(SumsScreen):
     """All queues of a place and what they do."""
 
     view_name = "queues"
     view_title = "Queues"
     table = "queues"
+    columns = COLUMNS
+    noun = ("queue", "queues")
     help = """\
-Each line is a virtqueue. Rates are those of the last two seconds while the recording goes on, and
-of all of it once it is complete."""
+Each line is a virtqueue. Rates are a second's: of the last two while the recording goes on, of all
+of it once it is complete.
+
+rate/s     chains that the device took
+MB/s       bytes that it wrote into the guest; - where it only reads (transmit)
+occupancy  chains in flight over time, popped and not returned, against the size of the ring; the
+           scale is logarithmic, · is not known
+in fl      chains in flight now, and the size of the ring
+kicks/s    notifications by the driver that were sent; irqs/s interrupts by the device
+drops      packets dropped at the queue, in all; while it goes on also how many a second
+slowest    the stage with the longest 99th percentile, of those that make a packet late, with its
+           p50 and p99: notify, schedule (the worker waits for a CPU), queueing, service, ...
+verdict    what the diagnosis says of it (7 has the whole of it)
+
+Enter opens the queue. s sorts by the next column and S turns the order round, as a click on a
+heading does. The filter is over the columns of vtrace report: vm == "web1", starved > 0,
+schedule_p99_ns > 1ms."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "open", "open", key_display="⏎"),
-        Binding("s", "sort", "sort"),
-        Binding("S", "reverse", "reverse", show=False),
-        Binding("z", "idle", "idle queues", show=False),
+        Binding("c", "chains", "chains", tooltip="the chains of the queue"),
+        Binding("z", "idle", "idle", show=False, tooltip="show queues that carried nothing"),
     ]
 
-    def compose_view(self) -> ComposeResult:
-        """Yield the table."""
-        yield Grid(COLUMNS, id="queues")
+    def __init__(self, place: Place | None = None, **hints: Any) -> None:
+        super().__init__(place, **hints)
+        self.show_idle = bool(hints.get("show_idle"))
+        self._figures: dict[Any, QueueFigures] = {}
 
-    @property
-    def grid(self) -> Grid:
-        """The table."""
-        return self.query_one("#queues", Grid)
+    def sum_rows(self, snapshot: Snapshot) -> list[SumRow]:
+        """Return the queues of the place."""
+        found = [one for one in queue_figures(snapshot) if self.place.holds(one.row)]
+        kept = self.matching(QUEUES, [one.row for one in found])
+        figures = [one for one, keep in zip(found, kept, strict=True) if keep]
+        self._figures = {one.key: one for one in figures}
+        idle = [one for one in figures if is_idle(one.row)]
+        hide = MANY_IDLE < len(idle) < len(figures) and not self.show_idle
+        shown = [one for one in figures if not (hide and is_idle(one.row))]
+        rows = [SumRow(one.key, self._cells(one), one.row) for one in self._sorted(shown)]
+        if hide:
+            text = Text(f"{count_text(len(idle))} queues carried nothing (z shows them)", "dim")
+            rows.append(SumRow("idle", [text], {}))
+        return rows
 
-    def on_figures(self, snapshot: Snapshot) -> None:
-        """Draw the queues."""
-        figures = [one for one in queue_figures(snapshot) if self.place.holds(one.row)]
-        if not figures:
-            self.show_note(nothing(snapshot))
-            return
-        self.show_note(None)
-        self.grid.set_source(self._rows(figures), keep=True)
+    def _sorted(self, figures: list[QueueFigures]) -> Sequence[QueueFigures]:
+        if not self.sort_key:
+            return figures
+        if self.sort_key == "verdict":
+            return sorted(figures, key=lambda one: self._verdict(one), reverse=self.sort_reverse)
+        key = SORTED_BY[self.sort_key]
+        return sorted(figures, key=key, reverse=self.sort_reverse)
 
-    def _rows(self, figures: list[QueueFigures]) -> RowList:
-        rows = [self._row(one) for one in figures]
-        return RowList(rows, [one.key for one in figures])
+    def _verdict(self, one: QueueFigures) -> str:
+        return self.vtrace.verdicts.get(one.key, "")
 
-    def _row(self, one: QueueFigures) -> list[Cell]:
+    def _cells(self, one: QueueFigures) -> list[Cell]:
         row = one.row
         full = one.size is not None and one.in_flight >= one.size
-        drops: Cell = "-" if one.drops is None else Text(count_text(one.drops), style="dim")
-        if one.drops:
-            drops = Text(count_text(one.drops), style="alarm")
         size = "" if one.size is None else f"/{one.size}"
+        idle = "faint" if is_idle(row) else ""
+        verdict = self._verdict(one)
         return [
             clean(one.key[0]),
             clean(one.key[1]),
             Text(clean(one.key[2]), style="bold"),
             Text(clean(row["backend"]), style="dim"),
-            rate_text(one.rate),
-            "-" if one.bytes_rate is None else f"{one.bytes_rate / 1e6:.1f}",
-            Text(sparkline(one.series.in_flight, SPARK, one.size), style="spark"),
+            Text(rate_text(one.rate), style=idle),
+            "-" if one.bytes_rate is None else megabytes(one.bytes_rate),
+            Text(sparkline(one.series.in_flight, SPARK, one.size), style=idle or "spark"),
             Text(f"{one.in_flight}{size}", style="warn" if full else ""),
             rate_text(one.kicks),
             rate_text(one.interrupts),
-            drops,
+            drops_cell(one.drops, one.drop_rate),
             Text(one.stage or "-", style="dim"),
             "-" if one.p50_ns is None else duration_text(one.p50_ns),
             "-" if one.p99_ns is None else duration_text(one.p99_ns),
-            Text(clean(self.vtrace.verdicts.get(one.key, "")), style="alarm"),
+            Text(clean(verdict), style="alarm" if verdict else ""),
         ]
 
     @property
     def cursor_place(self) -> Place:
         """The queue under the cursor."""
-        key = self.grid.key_of(self.grid.cursor)
+        key = self.cursor_key
         if not isinstance(key, tuple):
             return self.place
         return Place(vm=key[0], device=key[1], queue=key[2])
 
     def on_grid_opened(self) -> None:
-        """Open the queue."""
-        self.go("queue", self.cursor_place)
+        """Open the queue, or show those that did nothing."""
+        if self.cursor_key == "idle":
+            self.action_idle()
+        elif self.cursor_place.queue is not None:
+            self.go("queue", self.cursor_place)
+
+    def action_idle(self) -> None:
+        """Show queues that carried nothing, or no longer."""
+        self.show_idle = not self.show_idle
+        self.on_figures(self.snapshot)
+
+    def action_chains(self) -> None:
+        """Show the chains of the queue."""
+        self.go("chains", self.cursor_place)
 
 
-def nothing(snapshot: Snapshot) -> str:
-    """Return why there is nothing to show."""
-    if snapshot.state in (State.OPENING, State.READING):
-        return "Reading the recording …"
-    if snapshot.state is State.FAILED:
-        return snapshot.sentence
-    return "No queue has been seen in this recording."
+def megabytes(rate: float) -> str:
+    """Return bytes a second in MB: ``0``, ``<0.1``, ``12.2``."""
+    value = rate / 1e6
+    if not value:
+        return "0"
+    return "<0.1" if value < 0.05 else f"{value:,.1f}"
 
 
-_ = (is_idle, Selection, MANY_IDLE, SORTED_BY, WORDS)
+def drops_cell(drops: int | None, rate: float | None) -> Cell:
+    """Return dropped packets, loud if there are some: a second's while they go on."""
+    if drops is None:
+        return "-"
+    if not drops:
+        return Text("0", style="dim")
+    return Text(f"{rate_text(rate)}/s" if rate else count_text(drops), style="alarm")
