@@ -28,6 +28,9 @@ __all__ = ["PacketJoin", "Packets"]
 LINGER_NS: Final = 100_000_000
 """How long an ended packet is kept for a drop that comes after."""
 
+LATEST_NS: Final = (1 << 63) - 1
+"""No clock of a kernel goes further; a damaged file may."""
+
 CHAIN_ENDS: Final = ("pop_ns", "used_ns", "signal_ns", "irq_ns")
 
 FEW: Final = 1 << 15
@@ -97,7 +100,7 @@ class PacketJoin:
         """Take in the packet records of a batch."""
         if not len(batch):
             return
-        self._now = max(self._now, int(batch["time"][-1]))
+        self._now = max(self._now, min(int(batch["time"][-1]), LATEST_NS))
         kinds = batch["kind"]
         first = np.isin(kinds, (Kind.ENQUEUE, Kind.REFUSE, Kind.DELIVER, Kind.CAPTURED))
         rows = np.flatnonzero(first)
