@@ -242,7 +242,7 @@ def _filter_is_right(verb, expression):
     from vtrace.errors import FilterError
     from vtrace.filter import compile_filter
 
-    tables = ["lifecycles", "packets"] if verb == "filter" else [verb]
+    tables = ["lifecycles", "packets"] if verb in ("filter", "export") else [verb]
     wrong = []
     for name in tables:
         try:

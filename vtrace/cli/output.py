@@ -99,13 +99,9 @@ def print_json(value: Any) -> None:
 
 def print_json_lines(table: Table) -> None:
     """Print each row of a table as a JSON object on a line."""
-    names = table.schema.names
-    encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-    lines = [
-        encode(dict(zip(names, row, strict=True))) for row in zip(*table.lists(names), strict=True)
-    ]
-    if lines:
-        sys.stdout.write("\n".join(lines) + "\n")
+    from vtrace.tables.lines import json_lines
+
+    sys.stdout.write(json_lines(table))
 
 
 def print_csv(table: Table, *, head: bool) -> None:
