@@ -197,13 +197,7 @@ def sparkline(values: Sequence[int] | NDArray[Any], width: int, full: int | None
         edges = np.arange(width) * len(numbers) // width
         numbers = np.maximum.reduceat(numbers, edges)
     top = math.log2(1 + max(full or 0, int(numbers.max()), 1))
-    bars = []
-    for value in numbers.tolist():
-        if value < 0:
-            bars.append(NOT_KNOWN)
-        elif value == 0:
-            bars.append(BARS[0])
-        else:
-            level = math.ceil(math.log2(1 + value) / top * (len(BARS) - 1))
-            bars.append(BARS[min(max(level, 1), len(BARS) - 1)])
+    levels = np.ceil(np.log2(1 + np.maximum(numbers, 0)) / top * (len(BARS) - 1))
+    levels = np.where(numbers < 0, -1, np.minimum(levels, len(BARS) - 1))
+    bars = [NOT_KNOWN if level < 0 else BARS[int(level)] for level in levels.tolist()]
     return "".join(bars).rjust(width, NOT_KNOWN)

@@ -139,8 +139,11 @@ async def _complete(app: VtraceApp) -> bool:
     while (now := time.monotonic()) - started < PATIENCE_S:
         await asyncio.sleep(LOOK_S)
         view = app.view
+        state = app.browser.snapshot.state
+        if state is State.FAILED and view is not None and view.is_mounted and now - started > 1:
+            return True
         ready = (
-            app.browser.snapshot.state in READ
+            state in READ
             and view is not None
             and view.is_mounted
             and view.ready

@@ -18,6 +18,7 @@ SCREENS: Final = {
     "timeline": "vtrace.tui.screens.timeline:TimelineScreen",
     "packets": "vtrace.tui.screens.packets:PacketsScreen",
     "drops": "vtrace.tui.screens.drops:DropsScreen",
+    "each_exit": "vtrace.tui.screens.each_exit:EachExitScreen",
     "exits": "vtrace.tui.screens.exits:ExitsScreen",
     "requests": "vtrace.tui.screens.requests:RequestsScreen",
     "chains": "vtrace.tui.screens.chains:ChainsScreen",
