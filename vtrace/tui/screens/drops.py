@@ -95,6 +95,7 @@ takes a tenth of a CPU at most. e shows all evidence, or what matters most."""
         self._verbose = False
         if self.filter_text or "pane" in hints:
             self._pane = str(hints.get("pane", "rows"))
+        self.AUTO_FOCUS = f"#{self.pane}"  # type: ignore[misc]
 
     def view_columns(self) -> Sequence[ViewColumn]:
         """Return the columns of single drops."""
@@ -129,11 +130,6 @@ takes a tenth of a CPU at most. e shows all evidence, or what matters most."""
         fits = "verdict" in shown and not beside
         self.query_one("#lists").styles.height = "auto" if fits else "1fr"
         self.query_one("#status").display = "rows" in shown
-
-    def on_mount(self) -> None:
-        """Begin with the verdict, unless a hint says where."""
-        super().on_mount()
-        self.call_after_refresh(self.focus_pane, self.pane)
 
     # -- the verdict -----------------------------------------------------------------------------
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["RequestsScreen"]
 
 PAGE_BYTES: Final = 4096
-MOST_SUMS: Final = 7
-"""Lines of sums that are seen at once."""
 KEYS: Final = ("vm", "device", "queue", "generation", "position", "time_ns")
 
 
@@ -44,6 +42,7 @@ class RequestsScreen(Panes, RowsScreen):
     table = "requests"
     noun = ("request", "requests")
     pane_ids: ClassVar[tuple[str, ...]] = ("rows", "sums", "more")
+    AUTO_FOCUS = "#rows"
     help = """\
 What drivers asked of the devices that QEMU serves: disk and SCSI commands with place, size and
 status, pages of the balloon, bytes and control messages of serial ports, commands of the network
@@ -56,7 +55,7 @@ vtrace requests -Y: operation == OUT and service_ns > 10ms, failed, lun == 1."""
 
     DEFAULT_CSS = """
     RequestsScreen #top { height: auto; }
-    RequestsScreen #more { height: auto; max-height: 8; border-top: none; }
+    RequestsScreen #more { height: auto; border-top: none; }
     RequestsScreen #rows { height: 1fr; border-top: solid $surface-lighten-2;
                            border-title-color: $foreground 70%; }
     RequestsScreen #rows:focus { border-top: solid $primary; border-title-color: $primary; }
@@ -96,8 +95,10 @@ vtrace requests -Y: operation == OUT and service_ns > 10ms, failed, lun == 1."""
         self.query_one("#top").display = bool({"sums", "more"} & set(shown))
         self.query_one("#status").display = "rows" in shown
         alone = shown == ("sums",)
-        count = min(len(self._sums), MOST_SUMS) + 1
+        # A fifth of the screen for the sums, and less for what else there is.
+        count = min(len(self._sums), max(self.size.height // 5, 3)) + 1
         self.query_one("#sums").styles.height = "1fr" if alone else count
+        self.query_one("#more").styles.max_height = max(self.size.height // 8, 2)
         self.query_one("#top").styles.height = "1fr" if "rows" not in shown else "auto"
 
     def action_pane(self, step: int) -> None:
@@ -196,10 +197,10 @@ def _request_columns(screen: RowsScreen) -> list[ViewColumn]:
         *(column for fixed, column in where if fixed is None),
         _worded("operation", "operation", 15, 0, _operation_cell),
         text_column("data_bytes", "bytes", 8, right=True, rank=3, show=lambda n: f"{n:,}"),
-        _worded("status", "status", 9, 2, _status_cell),
+        _worded("status", "status", 12, 2, _status_cell),
         _duration("queueing_ns", "queueing", 4),
         _duration("service_ns", "service", 0),
-        _worded("outcome", "outcome", 9, 6, _outcome_cell),
+        _worded("outcome", "outcome", 12, 6, _outcome_cell),
         _worded("what", "what", 14, 1, lambda row: what_text(row), grow=True),
     ]
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LayersPane", "Node", "layer_lines"]
 
-NAME_CELLS: Final = 12
+OPEN: Final = ("virtio_net_hdr", "UDP", "TCP", "answer")
+"""Layers whose fields are shown until somebody folds them; so are requests."""
+NAME_CELLS: Final = 14
 """Cells of the name of a field."""
 
 
@@ -86,12 +88,19 @@ class LayersPane(LinesPane):
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 as Textual names it
         super().__init__("layers", id=id)
         self._layers: Sequence[Layer] = ()
-        self._open: set[str] = {"virtio_net_hdr", "UDP", "TCP"}
+        self._open: set[str] = set(OPEN)
+        self._known: set[str] = set(OPEN)
 
     def show_layers(self, layers: Sequence[Layer], note: str = "") -> None:
         """Show the layers of a packet; without any, ``note``."""
         chosen = self.chosen
         self._layers = layers
+        self._open |= {
+            layer.name
+            for layer in layers
+            if layer.name not in self._known and layer.name.endswith(" request")
+        }
+        self._known |= {layer.name for layer in layers}
         if not layers:
             self.set_texts([Text(note, style="dim")])
             return
