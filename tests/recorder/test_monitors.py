@@ -29,7 +29,8 @@ FlatView #0
   00000000febc0000-00000000febdffff (prio 1, i/o): e1000-mmio owner:{dev id=nic0}
 """
 BUSES = [{"bus": 0, "devices": [
-    {"bus": 0, "slot": 3, "function": 0, "irq": 11, "irq_pin": 1, "qdev_id": "nic0", "regions": []},
+    {"bus": 0, "slot": 3, "function": 0, "irq": 11, "irq_pin": 1, "qdev_id": "nic0",
+     "regions": [{"bar": 0, "type": "memory", "address": 0xFEBC0000, "size": 0x20000}]},
     {"bus": 0, "slot": 1, "function": 3, "irq": 9, "irq_pin": 1, "qdev_id": "", "regions": []},
 ]}]  # fmt: skip
 

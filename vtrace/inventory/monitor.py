@@ -252,7 +252,10 @@ def map_of(qmp: Qmp, vm: Vm) -> dict[str, Any]:
         if vm.machine.partition("-")[0] == "pc" and "q35" not in vm.machine:
             # What the board is known to have there has a better name than its class.
             lines = {n: name for n, name in pci_lines(buses).items() if n not in LINES}
-    unique = {(row["io"], row["base"], row["size"], row["device"]): row for row in rows}
+    # The memory tree comes first: it calls a register by its name, not by its BAR.
+    unique: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        unique.setdefault((row["io"], row["base"], row["size"], row["device"]), row)
     return {
         "regions": list(unique.values())[:MOST_REGIONS],
         "lines": {str(line): device for line, device in lines.items()},
