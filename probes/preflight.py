@@ -271,7 +271,7 @@ def kernel_headers() -> tuple[Path, Path] | None:
 
 
 def checks() -> list[Check]:
-    """Look at the machine: bcc, headers, BTF, kprobes, tracefs, privilege."""
+    """Look at the machine: bcc, headers, BTF, kprobes, uprobes, tracefs, privilege."""
     headers = kernel_headers()
     lacking = missing_capabilities()
     problem = bcc_problem()
@@ -307,6 +307,7 @@ def checks() -> list[Check]:
             ok=_KPROBE_PMU.exists(),
             detail="yes" if _KPROBE_PMU.exists() else "this kernel has none (CONFIG_KPROBES)",
         ),
+        uprobes_check(lacking),
         Check(
             name="tracefs",
             ok=tracefs,
@@ -314,6 +315,25 @@ def checks() -> list[Check]:
             remedy="" if tracefs else "mount -t tracefs tracefs /sys/kernel/tracing",
         ),
     ]
+
+
+def uprobes_check(lacking: list[str]) -> Check:
+    """Return whether functions of QEMU can be probed: without, its own queues are not seen."""
+    if not has_uprobes():
+        return Check(
+            name="uprobes",
+            ok=False,
+            detail="this kernel has none (CONFIG_UPROBES); QEMU's own queues are not traced",
+            remedy="a kernel with CONFIG_UPROBES, as distributions have it",
+        )
+    if lacking:
+        return Check(
+            name="uprobes",
+            ok=False,
+            detail=f"the kernel has them; attaching lacks {', '.join(lacking)}",
+            remedy="run as root (sudo vtrace record ...)",
+        )
+    return Check(name="uprobes", ok=True, detail="on functions of QEMU")
 
 
 def require_privilege() -> None:

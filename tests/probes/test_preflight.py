@@ -116,7 +116,12 @@ def states(kernel):
 
 def test_the_doctor_says_what_is_true_here():
     found = {check.name: check for check in preflight.checks()}
-    assert list(found) == ["privilege", "bcc", "kernel headers", "BTF", "kprobes", "tracefs"]
+    assert list(found) == [
+        *("privilege", "bcc", "kernel headers", "BTF"),
+        *("kprobes", "uprobes", "tracefs"),
+    ]
+    uprobes = Path("/sys/bus/event_source/devices/uprobe").exists()
+    assert found["uprobes"].ok == (uprobes and found["privilege"].ok)
     assert found["BTF"].ok == Path("/sys/kernel/btf/vmlinux").exists()
     assert found["kprobes"].ok == Path("/sys/bus/event_source/devices/kprobe").exists()
     assert found["bcc"].ok == (preflight.bcc_problem() is None)
@@ -350,12 +355,19 @@ def test_the_doctor_without_anything(fake_root, monkeypatch):
     mkdirs(fake_root, "proc/self")
     (fake_root / "proc/self/status").write_text("CapEff:\t0000000000000000\n")
     monkeypatch.setattr(preflight, "_KPROBE_PMU", fake_root / "none")
+    monkeypatch.setattr(preflight, "_UPROBE_PMU", fake_root / "none")
     monkeypatch.setattr(preflight, "bcc_problem", lambda: "bcc is not here")
     found = {check.name: check for check in preflight.checks()}
     assert not any(check.ok for check in found.values())
     assert found["kernel headers"].remedy == "apt install linux-headers-amd64"
     assert found["bcc"].remedy == "apt install python3-bpfcc"
     assert found["BTF"].detail == "no /sys/kernel/btf/vmlinux"
+    assert "QEMU's own queues are not traced" in found["uprobes"].detail
+    monkeypatch.setattr(preflight, "_UPROBE_PMU", fake_root)
+    (lacking,) = [one for one in preflight.checks() if one.name == "uprobes"]
+    assert not lacking.ok
+    assert lacking.detail.startswith("the kernel has them; attaching lacks ")
+    assert "sudo" in lacking.remedy
 
 
 # Programs on kernels that are made up.

@@ -232,3 +232,19 @@ def test_batches_without_events_do_not_pile_up_behind_a_full_pipe(monkeypatch):
     assert (source.dropped_batches, source.dropped_records) == (0, 0)
     assert came[0].meta["counters"]["ethtool/eth0"]["rx_missed"] == 3
     assert came[-1].meta["counters"]["link/tap0"]["tx_dropped"] == 39
+
+
+def test_network_queues_of_qemu_are_told_to_who_filters(tmp_path):
+    def row(**more):
+        return {"vm": "cpx", "device": "nic0", "backend": "qemu", "device_type": "net"} | more
+
+    queues = {
+        "1": row(name="rx0", direction="rx"),
+        "2": row(name="tx0", direction="tx"),
+        "3": row(name="ctrl", direction="none"),
+        "4": row(name="rx0", direction="rx", backend="vhost"),
+        "5": row(name="req0", direction="none", device_type="blk"),
+    }
+    attached = FakeAttached(stream(batch(1, [Kind.POP], meta={"queues": queues})))
+    totals = record(attached, RotatingSink(str(tmp_path / "q.vtrace")), lambda *_: True)
+    assert totals.unfiltered == ["cpx nic0 rx0", "cpx nic0 tx0"]

@@ -12,7 +12,7 @@ from vtrace.text import clean
 SUMMARY = "say what can run here, and what to install"
 DESCRIPTION = """\
 Look at this machine without changing it: privilege, bcc, kernel headers, BTF,
-kprobes, tracefs; then every probe point: whether it can be attached, to which
+kprobes, uprobes, tracefs; then every probe point: whether it can be attached, to which
 symbol, or why not. `record` asks the same questions, so the answers agree.
 Of each QEMU that is installed or runs: whether its queues can be traced, and
 which virtio models it offers (it is run as nobody, with -device help).

@@ -18,12 +18,16 @@ from vtrace.cli.guests import (
     monitors_of,
 )
 from vtrace.errors import ExitCode, LossError, UsageError
+from vtrace.text import clean
 
 SUMMARY = "record what the queues do into a file"
 DESCRIPTION = """\
-Attach probes to KVM, vhost and tap, and write what they see into FILE until a
-time, a count, a size or a command ends, or Ctrl-C is pressed. Nothing on the
-host is changed, and nothing is left behind, however the recording ends.
+Attach probes to KVM, vhost, tap and to QEMU itself, and write what they see into
+FILE until a time, a count, a size or a command ends, or Ctrl-C is pressed: the
+queues that vhost serves and those that QEMU does, and the exits of emulated
+devices. Nothing on the host is changed, and nothing is left behind, however the
+recording ends. With --qmp QEMU's monitor is asked too, and report holds its word
+against what was seen.
 
 Attaching needs root; under sudo the file is written by, and belongs to, the
 user who called it."""
@@ -32,6 +36,10 @@ EXAMPLES = [
     (
         "vtrace record -w run.vtrace --vm cpx -f 'udp port 7001' -- ./workload",
         "one VM, one flow, as long as a command runs",
+    ),
+    (
+        "vtrace record -w run.vtrace --vm web1 --qmp /run/web1.qmp --duration 30s",
+        "with what QEMU says of the same queues",
     ),
     (
         "vtrace record -w black.box --flight 30s --trigger drop",
@@ -43,6 +51,7 @@ _UNITS = {"": 1, "ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
 _SIZES = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
 _AGAIN_S = 2.0
 """A signal so long after the first is a second one: leave at once."""
+_FILTER_HELP = "capture filter in pcap syntax; whole chains. Queues that QEMU serves: all of them"
 _TRIGGERS = ("drop", "starved", "refuse")
 
 
@@ -82,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("-w", "--write", metavar="FILE", required=True, help="file to write; - for stdout")
     add("--vm", metavar="NAME", help="only this VM: name, pid or uuid")
-    add("-f", "--filter", metavar="EXPR", help="capture filter in pcap syntax; whole chains")
+    add("-f", "--filter", metavar="EXPR", help=_FILTER_HELP)
     add("-s", "--snaplen", type=snaplen, default=128, metavar="BYTES", help="bytes of each frame")
     add("--exits", action="store_true", help="each exit of a vCPU, not their sums alone")
     add("--no-sched", action="store_true", help="leave the scheduler out")
@@ -148,6 +157,13 @@ def run(args: argparse.Namespace) -> int:
     if args.flight and sink.triggered_ns is None:
         _say(args, f"nothing happened that --trigger {sink.trigger} waits for: no file written")
     _say(args, totals.sentence())
+    if args.filter and totals.unfiltered:
+        count = len(totals.unfiltered)
+        _say(
+            args,
+            f"-f does not look at queues that QEMU serves itself: all chains of {count} of them "
+            f"are in it ({clean(', '.join(totals.unfiltered[:4]))}{', ...' if count > 4 else ''})",
+        )
     failure = totals.failure
     if failure:
         raise failure

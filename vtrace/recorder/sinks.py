@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -49,6 +49,8 @@ class Totals:
     dropped: int = 0
     written_bytes: int = 0
     failure: VtraceError | None = None
+    unfiltered: list[str] = field(default_factory=list)
+    """Network queues that QEMU serves, at which a capture filter does not look."""
 
     def sentence(self) -> str:
         """Return one line for a person."""
@@ -224,6 +226,16 @@ class FlightSink:
             self._sink.close()
 
 
+def served_by_qemu(metadata: Metadata) -> list[str]:
+    """Return the network queues that QEMU serves itself: VM, device, queue."""
+    return sorted(
+        " ".join(str(row.get(name, "")) for name in ("vm", "device", "name"))
+        for row in metadata.section("queues").values()
+        if (row.get("backend"), row.get("device_type")) == ("qemu", "net")
+        and row.get("direction") in ("rx", "tx")
+    )
+
+
 def record(
     attached: Attached,
     sink: Sink,
@@ -270,6 +282,7 @@ def record(
         sink.close()
         totals.written_bytes = sink.written_bytes
         attached.close()
+    totals.unfiltered = served_by_qemu(metadata)
     loss = metadata.section("loss")
     totals.lost = sum(c["lost"] for c in metadata.section("counts").values())
     totals.pending, totals.late = loss.get("pending", 0), loss.get("late", 0)
