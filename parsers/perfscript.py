@@ -1,6 +1,7 @@
 """``perf.data`` through ``perf script``, and the text that it prints.
 
-perf is told which fields to print, so no symbols are looked up and no script of anyone's is run.
+perf prints no addresses and symbols, and runs no script; it may open files that ``perf.data``
+names, to read their build ids.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def read_data(source: Imported, path: str, table: EventMap) -> Iterator[EventBat
     declared = {line.split(": ")[0].strip() for line in attributes if line}
     # -I prints the host's part of the header; only its comments are looked at.
     header = output([TOOL, "script", "-f", "--header-only", "-I", "-i", path], PACKAGE, MOST_TALK)
-    fields = "comm,pid,tid,cpu,time,event,trace"
+    # Without addresses there is no symbol to look up.
+    fields = "+pid,-ip,-sym,-dso,-symoff"
     command = [TOOL, "script", "-f", "-F", fields, "--ns", "--show-lost-events", "-i", path]
     meta = _meta(header.decode(errors="replace"), attributes)
     with Tool(command, PACKAGE) as tool:

@@ -26,6 +26,7 @@ __all__ = ["MAGIC", "PACKAGE", "read_dat", "read_text"]
 MAGIC: Final = b"\x17\x08\x44tracing"
 PACKAGE: Final = "trace-cmd"
 TOOL: Final = "trace-cmd"
+NOTHING: Final = "trace-cmd prints no event of it, as of one that is cut short"
 MOST_TALK: Final = 4 << 20
 MOST_SYMBOLS: Final = 64 << 20
 
@@ -67,7 +68,7 @@ def read_dat(source: Imported, path: str, table: EventMap) -> Iterator[EventBatc
             yield batch
         problem = tool.finish()
         if not events and not _seen(source):
-            raise tool_error(source.name, problem or tool.talk or "trace-cmd prints no event of it")
+            raise tool_error(source.name, problem or tool.talk or NOTHING)
         if problem:
             source.report(f"{problem}; what it had printed was read")
 
