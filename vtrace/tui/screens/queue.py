@@ -62,7 +62,7 @@ Below: the chains. Enter opens one with its packet."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("w", "other_pane", "ring/stages", show=False),
-        Binding("v", "timeline", "timeline"),
+        Binding("T", "timeline", "timeline"),
     ]
 
     DEFAULT_CSS = """
@@ -109,7 +109,7 @@ Below: the chains. Enter opens one with its packet."""
 
     def action_timeline(self) -> None:
         """Show the timeline around the chain under the cursor."""
-        self.go("timeline", self.place, at_ns=self.cursor_ns)
+        self.go("timeline", self.place, time_ns=self.cursor_ns)
 
     # -- figures ---------------------------------------------------------------------------------
 
