@@ -165,6 +165,7 @@ class Trace:
         columns: Collection[str] | None = None,
         since_ns: int | None = None,
         until_ns: int | None = None,
+        kinds: Collection[int] | None = None,
     ) -> Iterator[EventBatch]:
         """Yield the batches that are whole; what is not goes to ``damage``.
 
@@ -176,6 +177,7 @@ class Trace:
                 snaps. None: all.
             since_ns: Leave out rows before this time.
             until_ns: Leave out rows at this time and later.
+            kinds: Leave out the rows of batches that have no record of these kinds.
 
         Raises:
             InputError: A pipe was read before.
@@ -193,7 +195,11 @@ class Trace:
             if over:
                 # The rest is walked through for what is damaged there.
                 continue
-            batch = self._select(entry, columns, since_ns, until_ns)
+            if kinds is not None and not _has_some(entry.header.summary, kinds):
+                batch = EventBatch.empty(entry.header.meta)
+                batch.number = entry.number
+            else:
+                batch = self._select(entry, columns, since_ns, until_ns)
             if len(batch) or batch.meta or not entry.header.summary.rows:
                 yield batch
         self._end(walker)
@@ -443,6 +449,10 @@ class Trace:
             self._source.forget(at)
             tail = (tail + data)[-6:]
         return tail == layout.MAGIC[:6]
+
+
+def _has_some(summary: layout.BatchSummary, kinds: Collection[int]) -> bool:
+    return any(int(kind) in kinds for found in summary.queues.values() for kind in found)
 
 
 class Summaries(Sequence[layout.BatchSummary]):
