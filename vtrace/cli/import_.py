@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from vtrace.cli import options
@@ -80,12 +81,14 @@ def run(args: argparse.Namespace) -> int:
                 f"{path}: is a recording of vtrace already; vtrace filter writes a part of it"
             )
         batches = source.batches()
-        # Nothing is written where nothing can be read.
-        first = next(batches, None)
+        # Nothing is written where nothing can be read, which shows before the first record.
+        held = []
+        for batch in batches:
+            held.append(batch)
+            if len(batch):
+                break
         with TraceWriter(args.write) as writer:
-            if first is not None:
-                writer.write(first)
-            for batch in batches:
+            for batch in chain(held, batches):
                 writer.write(batch)
         for line in told(source.metadata.sections):
             say(line)
