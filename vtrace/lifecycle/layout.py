@@ -258,7 +258,8 @@ def _longer(array: Array, size: int) -> Array:
     if size <= len(array):
         return array
     longer = np.zeros(max(size, len(array) * 3 // 2), array.dtype)
-    longer[: len(array)] = array
+    # As bytes: numpy copies records field by field, of which some have fifty.
+    longer.view(np.uint8)[: array.nbytes] = array.view(np.uint8)
     return longer
 
 
