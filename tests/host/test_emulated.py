@@ -82,3 +82,51 @@ def test_twins_are_held_against_each_other(twins: dict[str, Twin], before: str, 
     pair = (twins[before].path, twins[after].path)
     found = vtrace("diff", "--json", *pair)
     assert [side["units"] for side in (found["before"], found["after"])] == [2 * PACKETS] * 2
+
+
+# QEMU's own word: the recordings were made with --qmp.
+
+
+def test_registers_have_their_device_without_a_memory_tree(twins: dict[str, Twin]) -> None:
+    path = twins["emulated"].path
+    with_tree = total([row for row in exits(twins["emulated"]) if "e1000" in row["part"]])
+    sums = vtrace("exits", "--sum", "--json", path)
+    card = [row for row in sums["exits"] if row["device"] == "nic0"]
+    assert {row["part"] for row in card} == {"e1000-mmio"}
+    assert total(card) == with_tree > 2 * PACKETS
+    lines = {row["gsi"]: row["device"] for row in sums["interrupts"] if row["gsi"] is not None}
+    assert "nic0" in lines.values()
+    assert lines[4] == "COM1"
+    report = vtrace("report", "--json", path)
+    assert "nic0" in {row["device"] for row in report["device_exits"]}
+
+
+@pytest.mark.parametrize("name", ["qemu", "vhost"])
+def test_qemu_and_the_probes_agree(twins: dict[str, Twin], name: str) -> None:
+    found = vtrace("report", "--json", twins[name].path)["monitor"]
+    assert found["disagreements"] == []
+    assert found["queues"] >= 3
+    assert found["facts"] >= 15
+    # What QEMU has of a ring under vhost is of before vhost.
+    why = [row["why"] for row in found["not_compared"] if row["what"] == "places in a ring"]
+    known = [] if name == "qemu" else ["QEMU does not know them while vhost serves it"]
+    assert why == known
+
+
+@pytest.mark.parametrize("queue", ["rx0", "tx0"])
+def test_a_ring_that_vhost_serves(twins: dict[str, Twin], queue: str) -> None:
+    shot = json.loads(twins["vhost"].rings[queue])
+    assert (shot["backend"], shot["ring"], shot["size"]) == ("vhost", "split", 256)
+    assert shot["consistent"]
+    assert shot["findings"] == []
+    owners = shot["owners"]
+    assert sum(owners.values()) == 256
+    # The driver lends all buffers for receiving, and has none out for sending.
+    out = owners["available"] + owners["outstanding"] + owners["device"]
+    if queue == "rx0":
+        assert out > 200
+        assert {chain["writable_bytes"] > 0 for chain in shot["chains"]} == {True}
+    else:
+        assert out == 0
+    # All that was sent went through it.
+    assert shot["indices"]["used"] >= PACKETS

@@ -10,8 +10,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.host.conftest import start_recording, stop_recording
+from tests.host.conftest import START_S, frozen
 from tests.testbed import Host, delta, udp
+from tests.testbed.channel import Job
 from tests.testbed.guest import Guest
 
 PACKETS = 101
@@ -42,6 +43,8 @@ class Twin:
     """QEMU's answer to ``info mtree -f``."""
     moved: dict[str, int]
     """By how much counters of the guest moved."""
+    rings: dict[str, str]
+    """Queue of nic0 -> what ``vtrace ring --json`` says of it, while it is recorded."""
 
 
 def record(host: Host, name: str) -> Twin:
@@ -49,13 +52,39 @@ def record(host: Host, name: str) -> Twin:
     guest = host.guest(name, **OPTIONS[name])
     mtree = host.share / f"{name}-mtree.txt"
     mtree.write_text(guest.monitor("info mtree -f"))
-    job, _ = start_recording(host, "--no-sched", "--vm", name, name=name)
+    asking = ("--qmp", guest.qmp_socket)
+    job = start_asking(host, name, *asking)
     before = guest.counters()
     work(host, guest)
     moved = delta(before, guest.counters())
-    stop_recording(host, job)
+    rings = {}
+    for queue in ("rx0", "tx0") if name == "vhost" else ():
+        words = f"ring {name} nic0 {queue} --json {' '.join(asking)}"
+        rings[queue] = host.run(f"cd / && python3 -m vtrace {words}").out
+    stop_asking(host, job)
     guest.kill()
-    return Twin(host.share / f"{name}.vtrace", mtree, moved)
+    return Twin(host.share / f"{name}.vtrace", mtree, moved, rings)
+
+
+def start_asking(host: Host, name: str, *asking: str) -> Job:
+    """Start a recorder that asks QEMU's monitor: a QEMU that is frozen does not answer."""
+    words = f"-w /share/{name}.vtrace --no-sched --vm {name} {' '.join(asking)}"
+    job = host.start(f"cd / && exec python3 -m vtrace record {words}")
+    # The compiler comes next.
+    job.wait_for("looking at the kernel", timeout=START_S)
+    with frozen(host):
+        job.wait_for("asking QEMU's monitor", timeout=START_S)
+    job.wait_for("recording into")
+    return job
+
+
+def stop_asking(host: Host, job: Job) -> None:
+    """End it in order; what is sampled last leaves the time to freeze the guests."""
+    job.signal(2)
+    job.wait_for("for the last time")
+    with frozen(host):
+        result = job.wait(60)
+    assert result.rc == 0, result.err
 
 
 def work(host: Host, guest: Guest) -> None:
