@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from vtrace.tables.build import order_only
+
 __all__ = ["clock_is_unknown", "without_unrecorded"]
 
 PARTS: Final = ("needed", "sent", "suppressed", "spurious")
@@ -17,13 +19,12 @@ ALL: Final = "*"
 
 def clock_is_unknown(sections: Mapping[str, Any]) -> bool:
     """Return whether times tell an order and nothing else."""
-    base = sections.get("timebase")
-    return isinstance(base, Mapping) and base.get("clock") == "none"
+    return order_only(sections)
 
 
 def without_unrecorded(row: dict[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of a report's queues with None for what was not recorded."""
-    if clock_is_unknown(sections):
+    if order_only(sections):
         row = {**row, "stages": {}}
     unrecorded = sections.get("unrecorded")
     if not isinstance(unrecorded, Mapping) or not unrecorded:

@@ -28,6 +28,7 @@ __all__ = [
     "drops_table",
     "exits_table",
     "lifecycles_table",
+    "order_only",
     "packets_table",
 ]
 
@@ -163,6 +164,12 @@ _MADE_OF: Final = {
 }
 
 
+def order_only(sections: Mapping[str, Any]) -> bool:
+    """Return whether times tell an order and nothing else: their unit is not known."""
+    base = sections.get("timebase")
+    return isinstance(base, Mapping) and bool(base) and base.get("resolution_ns") is None
+
+
 def _without_unrecorded(makers: dict[str, Maker], names: Names, count: int) -> dict[str, Maker]:
     # What a recording of another tool does not say is missing, never 0.
     unrecorded = names.metadata.section("unrecorded")
@@ -171,7 +178,7 @@ def _without_unrecorded(makers: dict[str, Maker], names: Names, count: int) -> d
         for (kind, name), column in _MADE_OF.items()
         if isinstance(unrecorded, Mapping) and name in (unrecorded.get(kind) or ())
     }
-    if names.metadata.section("timebase").get("clock") == "none":
+    if order_only(names.metadata.sections):
         hidden |= {name for name in makers if name.endswith("_ns")}
 
     def missing(maker: Maker) -> Maker:
