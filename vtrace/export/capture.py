@@ -53,7 +53,7 @@ class Written:
     def __str__(self) -> str:
         text = (
             f"{count_text(self.packets)} packets, {count_text(self.dropped)} dropped, "
-            f"{count_text(self.interfaces)} interfaces"
+            f"{count_text(self.interfaces)} interface{'' if self.interfaces == 1 else 's'}"
         )
         if self.out_of_order:
             text += f"; {count_text(self.out_of_order)} stand behind a later one"
