@@ -37,6 +37,8 @@ SIDE_BY_SIDE: Final = 96
 """Cells from which on layers and bytes stand beside each other."""
 BACK_NS: Final = 2_000_000_000
 """The chain before may be so much older."""
+AGAIN_S: Final = 0.25
+"""Time after which a chain that was not there is looked for again."""
 MOST_REQUEST: Final = 65_536
 """Bytes of a request that are shown."""
 NOTHING: Final = "No packet and no request of this chain is in the recording."
@@ -68,6 +70,7 @@ class ChainScreen(Panes, ViewScreen):
     view_name = "chain"
     view_title = "Chain"
     pane_ids: ClassVar[tuple[str, ...]] = ("stages", "layers", "bytes", "batch")
+    AUTO_FOCUS = "#stages"
     help = """\
 One descriptor chain: when each thing happened to it, counted from when its story begins, and where
 a time is not there, why. shared: one kick, one wakeup, one interrupt served this chain and others
@@ -164,33 +167,46 @@ the room. Enter opens the timeline around it; on a chain of its batch, that chai
         if self._shown is None:
             self.show_note("Looking for the chain …")
 
-        def look() -> Shown | None:
+        def look() -> tuple[Shown | None, bool]:
+            ended = browser.ended
             found = find_chain(browser, key, time_ns)
             if found is None and time_ns is not None:
                 found = find_chain(browser, key)
-            return None if found is None else _shown(found)
+            return (None if found is None else _shown(found)), ended
 
-        self.work(look, lambda found: self._take(place, found), group="chain")
+        self.work(look, lambda found: self._take(place, *found), group="chain")
 
-    def _take(self, place: Place, found: Shown | None) -> None:
+    def _take(self, place: Place, found: Shown | None, ended: bool = True) -> None:
         if found is None:
-            self._missing(place)
+            self._missing(place, ended)
             return
         self.place = place
         self._asked = place
         self._show(found)
         self.vtrace.frame_changed()
 
-    def _missing(self, place: Place) -> None:
-        position = place.chain[1] if place.chain is not None else 0
+    def _missing(self, place: Place, ended: bool) -> None:
+        position = count_text(place.chain[1] if place.chain is not None else 0)
         if self._shown is not None:
-            self.notify(f"no chain at position {count_text(position)} in the recording")
-        elif self.browser.snapshot.state is State.FOLLOWING:
-            # It may come.
-            self._asked = None
-            self.show_note(f"There is no chain at position {count_text(position)} yet.")
+            self.notify(f"no chain at position {position} in the recording")
+        elif ended:
+            self.show_note(f"There is no chain at position {position} here.")
         else:
-            self.show_note(f"There is no chain at position {count_text(position)} here.")
+            # It may come.
+            following = self.browser.snapshot.state is State.FOLLOWING
+            text = f"There is no chain at position {position} yet."
+            self.show_note(text if following else "Looking for the chain …")
+            self.set_timer(AGAIN_S, self._look_again)
+
+    def _look_again(self) -> None:
+        self._asked = None
+        self.on_figures(self.snapshot)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the chain is drawn, or it is known why not."""
+        here = self._shown is not None or bool(self.note and "…" not in self.note)
+        return super().ready and here
 
     def _show(self, found: Shown) -> None:
         self._shown = found

@@ -59,6 +59,7 @@ class PacketsScreen(Panes, RowsScreen):
     table = "packets"
     noun = ("packet", "packets")
     pane_ids: ClassVar[tuple[str, ...]] = ("rows", "layers", "bytes", "chain")
+    AUTO_FOCUS = "#rows"
     help = """\
 Above, packets in the order in which their story ended: when and where each was seen, the place of
 its chain in the available ring, and how it ended. Below, the one under the cursor: its layers (the

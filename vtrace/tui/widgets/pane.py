@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.text import Text
+from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 from textual.geometry import Size
 from textual.message import Message
@@ -33,7 +34,7 @@ Lines = Callable[[int], Iterable[Line]]
 """Makes the lines for a width in cells."""
 
 
-class LinesPane(ScrollView, can_focus=True):
+class LinesPane(ScrollView, can_focus=True, inherit_bindings=False):
     """Lines that are made anew for each width; only what is on the screen is drawn."""
 
     DEFAULT_CSS = """
@@ -258,9 +259,10 @@ class LinesPane(ScrollView, can_focus=True):
         self.scroll_to(y=end, animate=False, immediate=True)
 
     def action_open(self) -> None:
-        """Open what the cursor is on."""
-        if self.chosen is not None:
-            self.post_message(self.Opened(self, self.chosen))
+        """Open what the cursor is on; where there is nothing, the key is the screen's."""
+        if self.chosen is None:
+            raise SkipAction
+        self.post_message(self.Opened(self, self.chosen))
 
     def on_key(self, event: events.Key) -> None:
         """Take ``gg``: to the top."""

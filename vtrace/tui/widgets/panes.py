@@ -73,6 +73,16 @@ class Panes(_Screen):
                 return
             focused = focused.parent if isinstance(focused.parent, Widget) else None
 
+    def show_note(self, text: str | None) -> None:
+        """Show a sentence instead of the panes, or the panes: then one of them has the focus."""
+        super().show_note(text)
+        if not text and self.focused is None and self.is_mounted:
+            self.call_after_refresh(self._focus_one)
+
+    def _focus_one(self) -> None:
+        if self.focused is None and self.is_attached:
+            self.focus_pane(self.pane)
+
     def focus_pane(self, name: str) -> None:
         """Go to a pane; it is shown, whether there was room for it or not."""
         self._pane = name
