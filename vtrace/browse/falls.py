@@ -66,8 +66,12 @@ def _row(
     def column(time_ns: int) -> int:
         return (time_ns - t0) * columns // max(t1 - t0, 1)
 
+    woken = next((time_ns for time_ns, name, _ in times if name == "wake"), t1)
+    ran = next((time_ns for time_ns, name, _ in times if name == "run"), t0)
     for (begin, name, _), (end, _, _) in pairwise(times):
-        sign, style = SEGMENTS[name]
+        # A packet that comes while the worker is on its way waits for it, too.
+        waits = name in ("enqueue", "kick") and woken <= begin and end <= ran
+        sign, style = SEGMENTS["wake" if waits else name]
         for at in range(max(column(begin), 0), min(column(end), columns)):
             chars[at], styles[at] = sign, style
     for time_ns, _, letter in times:

@@ -92,8 +92,8 @@ class RingSlots:
     def cells(self, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
         """Put the slots onto ``count`` cells: owner, greatest age, and slots of others in each.
 
-        Where a cell stands for slots of several owners it shows the one that has the fewest slots
-        of the whole ring: no owner is hidden.
+        Where a cell stands for slots of several owners it shows the one of which the whole ring
+        has the fewest slots: one chain in flight is seen among a thousand that are not.
         """
         count = min(count, self.size)
         cell = np.arange(self.size) * count // self.size

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-import numpy as np
 from textual.binding import Binding, BindingType
 
-from vtrace.browse.falls import LEGEND, falls
-from vtrace.browse.lane_rows import LaneRow, Lanes
-from vtrace.browse.lanes import COLUMNS
+from vtrace.browse.falls import LEGEND
+from vtrace.browse.lane_drawing import Drawn, draw, next_of, says, stall_text, wrapped
 from vtrace.browse.snapshot import State
 from vtrace.errors import VtraceError
 from vtrace.tables.human import count_text, duration_text
@@ -22,31 +18,19 @@ from vtrace.tui.widgets.lanes import LanesView
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
-    from vtrace.browse.lane_window import LaneWindow, Stall
+    from vtrace.browse.lane_window import Stall
     from vtrace.browse.snapshot import Snapshot
     from vtrace.browse.view import View
     from vtrace.tui.place import Place
 
 __all__ = ["TimelineScreen"]
 
-MOST_EXACT: Final = 1_000_000
-"""Events that a stretch is computed from anew; longer ones come from the sums."""
-MOST_CHAINS: Final = 24
+AGAIN_S: Final = 0.5
 LEAST_NS: Final = 2_000
 AROUND_NS: Final = 5_000_000
 """What is shown around a time that was asked for."""
 LIVE_NS: Final = 10_000_000_000
 """What is shown of a recording that goes on."""
-
-
-@dataclass(slots=True)
-class Drawn:
-    """What was made for a stretch of time."""
-
-    window: LaneWindow
-    lanes: Lanes
-    rows: list[LaneRow]
-    chains: int
 
 
 class TimelineScreen(ViewScreen):
@@ -213,7 +197,10 @@ A stretch of more than a million events is drawn from sums; the line below says 
             while self._wanted is not None:
                 (t0, t1), self._wanted = self._wanted, None
                 columns, room = self.lanes.columns, self.lanes.height_of_rows
-                made = await asyncio.to_thread(self._make, t0, t1, columns, room)
+                place, metadata = self.place, self.snapshot.metadata
+                made = await asyncio.to_thread(
+                    draw, self.browser, self._chains, place, metadata, t0, t1, columns, room
+                )
                 if self.is_attached:
                     self._drawn = made
                     self._show()
@@ -224,31 +211,9 @@ A stretch of more than a million events is drawn from sums; the line below says 
             self.fail(error)
         finally:
             self._drawing = False
-
-    def _make(self, t0: int, t1: int, columns: int, room: int) -> Drawn:
-        # In a thread: reads the file where the stretch is short enough.
-        browser = self.browser
-        sums = browser.lanes
-        begin, until = sums.exact_from(t0), t1 + (t1 - t0) // 4
-        firsts, lasts, counts = browser.index_times
-        events = int(np.sum(counts[(lasts >= begin) & (firsts < until)]))
-        if events <= MOST_EXACT:
-            window = sums.exact(browser.batches(begin, until, COLUMNS), t0, t1, columns)
-        else:
-            window = sums.window(t0, t1, columns)
-        place = self.place
-        lanes = Lanes(
-            window, self.snapshot.metadata, vm=place.vm, device=place.device, queue=place.queue
-        )
-        rows = lanes.rows()
-        chains = int(sum(one.chains.sum() for one in lanes.queues()))
-        room -= len(rows)
-        if window.exact and 0 < chains <= 4 * MOST_CHAINS and room > 1 and self._chains:
-            view = self._chains
-            at = view.row_at(t0)
-            page = view.load(max(at - 8, 0), chains + 16)
-            rows += falls(page, t0, t1, columns, min(room, MOST_CHAINS))
-        return Drawn(window, lanes, rows, chains)
+        if self._drawn is not None and not self._drawn.counted:
+            # Chains are still being counted: look again.
+            self.set_timer(AGAIN_S, self._want)
 
     def _show(self) -> None:
         made, drawing = self._drawn, self.lanes
@@ -258,6 +223,9 @@ A stretch of more than a million events is drawn from sums; the line below says 
         window = made.window
         drawing.rows = made.rows
         drawing.span = window.t0, window.t1
+        past = window.t0 - (self.snapshot.start_ns or 0)
+        clock = self.browser.clock.realtime_ns(window.t0)
+        drawing.clock_ns = past if clock is None or self.time_base != "clock" else clock
         drawing.cursor = column = window.column_of(self._cursor_ns)
         drawing.selected = min(drawing.selected, max(len(made.rows) - 1, 0))
         drawing.stalls = [
@@ -281,8 +249,9 @@ A stretch of more than a million events is drawn from sums; the line below says 
             first += f"  ·  {LEGEND}"
         elif made.chains:
             first += f"  ·  {count_text(made.chains)} chains: closer (+) they have lines"
+        room, most = self.lanes.size.width - 2, min(self.lanes.size.height // 7, 3)
         said = [made.lanes.facts(row, column) for row in made.rows if row.what != "chain"]
-        return [first, *_wrapped([text for text in said if text], self.lanes.size.width - 2)]
+        return [first, *wrapped([text for text in said if text], room, most)]
 
     # -- keys and mouse --------------------------------------------------------------------------
 
@@ -306,13 +275,13 @@ A stretch of more than a million events is drawn from sums; the line below says 
         if 0 <= column < columns:
             self._show()
         else:
-            by = step * wide // 4
+            by = step * (wide // 4)
             self._move(self._t0 + by, self._t1 + by)
             self._want()
 
     def action_pan(self, step: int) -> None:
         """Move the time by a quarter of what is shown."""
-        by = step * (self._t1 - self._t0) // 4
+        by = step * ((self._t1 - self._t0) // 4)
         self._cursor_ns += by
         self._move(self._t0 + by, self._t1 + by)
         self._want()
@@ -343,18 +312,18 @@ A stretch of more than a million events is drawn from sums; the line below says 
         if made is None:
             return
         stalls = self._stalls(made)
-        found = _next([one.start_ns for one in stalls], self._cursor_ns, step)
+        found = next_of([one.start_ns for one in stalls], self._cursor_ns, step)
         if found is None:
             self.notify("these lanes have no stall")
             return
         stall = stalls[found]
         self._jump(stall.start_ns, stall.long_ns)
-        self.notify(_stall_text(stall, made.lanes), timeout=6, markup=False)
+        self.notify(stall_text(stall, made.lanes), timeout=6, markup=False)
 
     def action_drop(self, step: int) -> None:
         """Go to the next drop, or with -1 to the one before."""
         drops = self.browser.lanes.drops()
-        found = _next([one.first_ns for one in drops], self._cursor_ns, step)
+        found = next_of([one.first_ns for one in drops], self._cursor_ns, step)
         if found is None:
             self.notify("no packet was dropped, as far as was seen")
             return
@@ -423,52 +392,13 @@ A stretch of more than a million events is drawn from sums; the line below says 
         made = self._drawn
         if made is None:
             return None
-        window = made.window
-        rows = [
-            {
-                "lane": row.label,
-                "time_ns": window.time_of(column),
-                "until_ns": window.time_of(column + 1),
-                "says": text,
-            }
-            for row in made.rows
-            for column in range(window.columns)
-            if (text := made.lanes.facts(row, column) if row.what != "chain" else "")
-        ]
+        rows = says(made)
         return Selection(
             name="timeline",
             columns=("lane", "time_ns", "until_ns", "says"),
             rows=rows,
             count=len(rows),
             place=self.place,
-            since_ns=window.t0,
-            until_ns=window.t1,
+            since_ns=made.window.t0,
+            until_ns=made.window.t1,
         )
-
-
-def _next(times: list[int], at_ns: int, step: int) -> int | None:
-    # Times are in order; behind the last comes the first again.
-    if not times:
-        return None
-    if step > 0:
-        return bisect_right(times, at_ns) % len(times)
-    return (bisect_left(times, at_ns) - 1) % len(times)
-
-
-def _stall_text(stall: Stall, lanes: Lanes) -> str:
-    took = duration_text(stall.long_ns)
-    if stall.what == 0:
-        text = f"{lanes.thread_name(stall.lane)} was ready and had no CPU for {took}"
-        return text + (f", behind {lanes.thread_name(stall.other)}" if stall.other >= 0 else "")
-    name = lanes.queue_name(stall.lane)
-    what = "packets lay in the tap of" if stall.what == 1 else "nobody took the chains of"
-    return f"{what} {name} for {took}"
-
-
-def _wrapped(texts: list[str], width: int) -> list[str]:
-    lines: list[str] = [""]
-    for text in texts:
-        if lines[-1] and len(lines[-1]) + len(text) + 3 > width:
-            lines.append("")
-        lines[-1] += f" · {text}" if lines[-1] else text
-    return lines[:3]

@@ -73,6 +73,8 @@ class LanesView(Widget, can_focus=True):
         """Columns that a stall begins in."""
         self.facts: Sequence[str] = ()
         self.time_text: TimeText = str
+        self.clock_ns = 0
+        """What the clock of ``time_text`` shows at the beginning of the span."""
         self._pressed: int | None = None
 
     @property
@@ -110,7 +112,9 @@ class LanesView(Widget, can_focus=True):
     def render(self) -> Text:
         """Return all lines."""
         columns, label = self.columns, self.label
-        top = axis_lines(self.span, columns, self.time_text, self.stalls, self.cursor)
+        top = axis_lines(
+            self.span, columns, self.time_text, self.stalls, self.cursor, self.clock_ns
+        )
         lines = [Text(" " * label).append_text(line) for line in top]
         room = self.height_of_rows
         self.first = max(min(self.first, len(self.rows) - room), 0)
@@ -219,22 +223,22 @@ def tick_step(span_ns: int, columns: int, label: int = 13) -> int:
 
 
 def axis_lines(
-    span: tuple[int, int], columns: int, time_text: TimeText, stalls: Sequence[int], cursor: int
+    span: tuple[int, int],
+    columns: int,
+    time_text: TimeText,
+    stalls: Sequence[int],
+    cursor: int,
+    clock_ns: int = 0,
 ) -> list[Text]:
     """Return the times and the ruler below them; a stall is ``◆`` on the ruler.
 
-    Ticks stand at round times of the clock that ``time_text`` shows.
+    Ticks stand at round times of the clock that ``time_text`` shows: it shows ``clock_ns`` at the
+    beginning.
     """
     t0, t1 = span
-    step = tick_step(t1 - t0, columns)
-    first = time_text(t0)
-    # How far the clock is from a round time: its digits behind the second say.
-    digits = first.rpartition(".")[2]
-    past = int(digits) * 10 ** (9 - len(digits)) if digits.isdigit() and len(digits) <= 9 else 0
-    seconds = first.partition(".")[0].rpartition(":")[2]
-    if seconds.lstrip("-").isdigit():
-        past += abs(int(seconds)) * 1_000_000_000
-    tick = t0 + (-past) % step
+    # The clock that is shown has microseconds.
+    step = max(tick_step(t1 - t0, columns), 1000)
+    tick = t0 + (-clock_ns) % step
     labels, ruler = [" "] * columns, ["─"] * columns
     before = ""
     while tick < t1:
