@@ -21,6 +21,7 @@ from vtrace.browse.series import RecentSeries, SeriesSums
 from vtrace.browse.snapshot import Snapshot, State
 from vtrace.browse.view import View
 from vtrace.errors import InputError, VtraceError
+from vtrace.lifecycle.cachedir import compiled
 from vtrace.session import Clock, Session
 from vtrace.session.report import report_json
 
@@ -94,6 +95,8 @@ class Browser:
         self._closing = False
         self._published = 0.0
         self._changed = False
+        self._caught_up = False
+        """The end of a file that grows was reached once."""
         self._size = 0
         self._grown = time.monotonic()
         self._totals: Mapping[Any, Any] = {}
@@ -254,7 +257,7 @@ class Browser:
             self._keeper.keep(len(index), session)
             self._changed = True
             if time.monotonic() - self._published >= EVERY_S:
-                self._publish(State.READING)
+                self._publish(State.FOLLOWING if self._caught_up else State.READING)
         self._publish(State.COMPLETE if session.complete else State.CUT_SHORT)
         self.ended = True
 
@@ -270,6 +273,7 @@ class Browser:
             self._size, self._grown = size, now
         if self.recorder_ended is not None and now - self._grown > EVERY_S:
             return True
+        self._caught_up = True
         due = now - self._published >= EVERY_S
         silent = now - self._grown > SILENT_S
         if due and (self._changed or silent or self.snapshot.state != State.FOLLOWING):
@@ -289,6 +293,8 @@ class Browser:
             if self.recorder_ended is not None:
                 return self.recorder_ended
             return "ends without a footer: still being written (--follow), or cut short"
+        if state is State.READING and not len(self.index) and not compiled():
+            return "compiling the decoder, once for this installation; that may take a minute"
         if state is State.FOLLOWING:
             silent = time.monotonic() - self._grown
             if silent > SILENT_S:

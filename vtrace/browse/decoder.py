@@ -127,11 +127,10 @@ class Decoder:
     def save(self) -> Saved:
         """Return what it knows, to go on from here later."""
         tracker = self.tracker.save()
-        join = copy.deepcopy(self._join)
+        join = self._join.copy()
         requests = copy.deepcopy(self._requests, {id(self.names): self.names})
-        snaps = join.open.snaps
-        size = join.open.rows.nbytes + (0 if snaps is None else snaps.data.nbytes)
-        return Saved(tracker=tracker, join=join, requests=requests, nbytes=tracker.nbytes + size)
+        size = tracker.nbytes + join.nbytes
+        return Saved(tracker=tracker, join=join, requests=requests, nbytes=size)
 
     @classmethod
     def restored(cls, names: Names, found: Saved) -> Decoder:
@@ -139,7 +138,7 @@ class Decoder:
         decoder = cls.__new__(cls)
         decoder.names = names
         decoder.tracker = Tracker.restored(found.tracker)
-        decoder._join = copy.deepcopy(found.join)
+        decoder._join = found.join.copy()
         decoder._requests = copy.deepcopy(found.requests, {id(names): names})
         return decoder
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numba
 
-__all__ = ["cache_folder", "kernel", "trusted"]
+__all__ = ["cache_folder", "compiled", "kernel", "trusted"]
 
 # numba makes its settings from the environment as it is imported.
 _config: Any = numba.config
@@ -84,6 +84,11 @@ def cache_folder(uid: int | None = None) -> Path | None:
 
 
 _FOLDER = cache_folder()
+
+
+def compiled() -> bool:
+    """Return whether kernels were compiled here before; the first time takes up to a minute."""
+    return _FOLDER is not None and any(_FOLDER.rglob("*.nbi"))
 
 
 def kernel(function: Callable[..., Any]) -> Any:

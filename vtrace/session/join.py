@@ -79,6 +79,23 @@ class Packets:
         return b"" if self.snaps is None else self.snaps.bytes_of(index)
 
 
+class _Room:
+    """Arrays that grow at their end without being copied each time."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, NDArray[Any]] = {}
+
+    def extend(self, name: str, known: NDArray[Any], more: NDArray[Any]) -> NDArray[Any]:
+        """Return ``known`` and ``more`` as one array; ``known`` is what was returned last."""
+        count, total = len(known), len(known) + len(more)
+        array = self._arrays.get(name)
+        if array is None or total > len(array):
+            array = self._arrays[name] = np.zeros(max(2 * total, 1024), known.dtype)
+            array[:count] = known
+        array[count:total] = more
+        return array[:total]
+
+
 class PacketJoin:
     """Packets that are open, in the order they were seen."""
 
@@ -90,7 +107,7 @@ class PacketJoin:
         max_open: int = MAX_OPEN,
     ) -> None:
         self.open = Packets(np.zeros(0, PACKET), Snaps.empty() if keep_bytes else None)
-        self._room = np.zeros(0, PACKET)
+        self._room = _Room()
         self._keep_bytes = keep_bytes
         self._linger_ns = linger_ns
         self._max_open = max_open
@@ -110,26 +127,55 @@ class PacketJoin:
         if len(drops):
             self._drop(batch, drops)
 
+    def copy(self) -> PacketJoin:
+        """Return the same packets, apart from these: to go on from here later."""
+        other = PacketJoin(
+            keep_bytes=self._keep_bytes, linger_ns=self._linger_ns, max_open=self._max_open
+        )
+        other._now = self._now
+        rows, snaps = self.open.rows, self.open.snaps
+        if snaps is not None:
+            snaps = Snaps(
+                rows=snaps.rows.copy(),
+                header=snaps.header.copy(),
+                offsets=snaps.offsets.copy(),
+                data=snaps.data.copy(),
+            )
+        other.open = Packets(rows.copy(), snaps)
+        return other
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that a copy takes."""
+        snaps = self.open.snaps
+        size = 0 if snaps is None else snaps.data.nbytes + snaps.header.nbytes
+        return int(self.open.rows.nbytes) + size
+
     def _append(self, new: Packets) -> None:
-        if self._keep_bytes:
-            self.open = self.open.joined(new)
-            return
         # Rows are large and many stay: they are put behind the others, not copied with them.
         count, total = len(self.open), len(self.open) + len(new)
-        if total > len(self._room):
-            self._room = np.zeros(max(2 * total, 1024), PACKET)
-            self._room[:count] = self.open.rows
-        self._room[count:total] = new.rows
-        self.open = Packets(self._room[:total], None)
+        rows = self._room.extend("rows", self.open.rows, new.rows)
+        old, snaps = self.open.snaps, new.snaps
+        if old is None or snaps is None:
+            self.open = Packets(rows, None)
+            return
+        behind = snaps.offsets[1:] + old.offsets[-1]
+        self.open = Packets(
+            rows,
+            Snaps(
+                rows=self._room.extend(
+                    "places", old.rows, np.arange(count, total, dtype=np.uint32)
+                ),
+                header=self._room.extend("header", old.header, snaps.header),
+                offsets=self._room.extend("offsets", old.offsets, behind),
+                data=self._room.extend("data", old.data, snaps.data),
+            ),
+        )
 
     def _keep(self, index: NDArray[Any]) -> None:
         # What is given out is never written to again.
-        if self._keep_bytes:
-            self.open = self.open.take(index)
-            return
-        self._room = np.zeros(max(2 * len(index), 1024), PACKET)
-        self._room[: len(index)] = self.open.rows[index]
-        self.open = Packets(self._room[: len(index)], None)
+        self.open = self.open.take(index)
+        self._room = _Room()
 
     def _packets(self, batch: EventBatch, rows: NDArray[Any]) -> Packets:
         made = np.zeros(len(rows), PACKET)
@@ -252,7 +298,7 @@ class PacketJoin:
     def finish(self) -> Packets:
         """Return all that is left."""
         rest = self.open
-        self._room = np.zeros(0, PACKET)
+        self._room = _Room()
         self.open = rest.take(np.zeros(0, np.int64))
         return rest
 
