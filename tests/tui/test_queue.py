@@ -144,6 +144,25 @@ def test_the_ring_is_that_of_the_time_scrubbed_to():
     opened(TRACES / "starving.vtrace", "queue", steps, place=RX)
 
 
+def test_the_ring_is_that_of_the_end_though_it_was_asked_for_earlier(tmp_path):
+    from parsers.tracefile import TraceWriter
+    from tests.generator import Scenario, simulate
+
+    recording = simulate(Scenario(duration_ns=40_000_000, seed=5))
+    path = tmp_path / "long.vtrace"
+    with TraceWriter(path) as writer:
+        for batch in recording.batches(2000):
+            writer.write(batch)
+
+    async def steps(one):
+        chains = recording.truth[(recording.truth["queue"] == 1) & (recording.truth["pop_ns"] > 0)]
+        position = int(chains["position"].max()) + 1
+        ring = one.view.ring
+        await one.until(lambda: {mark.value for mark in ring.slots.marks} >= {position})
+
+    opened(path, "queue", steps, place=Place(vm="vm0", device="net0", queue="rx0"))
+
+
 def test_enter_opens_the_chain():
     async def steps(one):
         one.view.grid.focus()

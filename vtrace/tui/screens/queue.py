@@ -160,6 +160,8 @@ Below: the chains. Enter opens one with its packet."""
             self._ring_of = wanted
             if self.moment is None:
                 self._show_ring(found, number)
+                # What came meanwhile was not asked for.
+                self._draw_ring(self.snapshot, number)
 
         def failed(sentence: str) -> None:
             self._reading = False
@@ -183,7 +185,6 @@ Below: the chains. Enter opens one with its packet."""
         if isinstance(features, int) and features >> 29 & 1:
             parts.append("event-idx")
         self.ring.show(slots, " · ".join(parts).replace("ring · ", "ring  ", 1))
-        self.ring.border_subtitle = self.vtrace.time_text(snapshot.cut_ns)
 
     @property
     def ready(self) -> bool:
