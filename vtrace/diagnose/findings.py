@@ -284,7 +284,8 @@ def _made(kind: Any, data: Any) -> Any:
         if kind is Finding:
             flows = [(one["flow"], one["packets"]) for one in data["flows"]]
             data = {**data, "flows": flows}
-        return kind(**{name: _made(hints[name], data[_NAMES.get(name, name)]) for name in names})
+        make: Any = kind
+        return make(**{name: _made(hints[name], data[_NAMES.get(name, name)]) for name in names})
     if get_origin(kind) is UnionType:
         # Something, or None.
         return None if data is None else _made(get_args(kind)[0], data)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vtrace.lifecycle.layout import State, new_state, placed
-from vtrace.lifecycle.stats import Sums
+
+if TYPE_CHECKING:
+    from vtrace.lifecycle.stats import Sums
 
 __all__ = ["SavedState", "restored", "saved"]
 
