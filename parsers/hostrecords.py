@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Exits", "Sched"]
 
-MOST_SUMS: Final = 1 << 14
-MOST_THREADS: Final = 1 << 16
+MOST_SUMS: Final = 1 << 13
+MOST_THREADS: Final = 1 << 15
+MOST_VCPUS: Final = 1 << 12
+MOST_NAMES: Final = 1 << 8
 PAGE: Final = 4096
 
 # trace/events/kvm: names that are not those of asm/svm.h.
@@ -37,6 +39,7 @@ class Exits:
         self.sums: dict[tuple[int, ...], list[int]] = {}
         self.names: dict[int, str] = {}
         """Reasons that have no number: -1 - i -> name."""
+        self._unknown: dict[str, int] = {}
         self.interrupts: dict[tuple[int, int, int, int], int] = {}
         """(tgid or tid, what it is, gsi or address, data) -> count."""
         self.left_out = 0
@@ -99,7 +102,7 @@ class Exits:
         tells = rows.has("vcpu") & (rows["tid"] > 0)
         found = {*zip(rows["tid"][tells].tolist(), rows["vcpu"][tells].tolist(), strict=True)}
         for tid, vcpu in found:
-            if 0 <= vcpu < 1 << 16 and len(self.vcpus) < MOST_THREADS:
+            if 0 <= vcpu < 1 << 16 and len(self.vcpus) < MOST_VCPUS:
                 self.vcpus[tid] = vcpu
         told = (rows["tgid"] > 0) & (rows["tid"] > 0)
         found = {*zip(rows["tid"][told].tolist(), rows["tgid"][told].tolist(), strict=True)}
@@ -121,10 +124,12 @@ class Exits:
             amd = text.islower()
             known = _number(text, svm=amd)
             if known is None:
-                known = next((n for n, name in self.names.items() if name == text), None)
+                known = self._unknown.get(text)
             if known is None:
                 known = -1 - len(self.names)
-                self.names[known] = text
+                if len(self.names) < MOST_NAMES:
+                    self.names[known] = text
+                    self._unknown[text] = known
             reason[mine], svm[mine] = known, amd
         return reason, svm
 

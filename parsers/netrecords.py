@@ -20,6 +20,8 @@ ETHERNET: Final = 14
 """``netif_receive_skb`` counts a frame without its Ethernet header."""
 BASE: Final = 1 << 15
 """Ids of interfaces in the queue table."""
+REASONS: Final = 1 << 24
+"""Numbers of reasons of which only the name is known: above all of the kernel's."""
 MOST_INTERFACES: Final = 1 << 10
 RANK_BITS: Final = 24
 
@@ -35,6 +37,7 @@ class Packets:
         self.reasons: dict[int, str] = {}
         self._codes: dict[str, int] = {}
         self._place: dict[str, int] = {}
+        self._reasons: dict[str, int] = {}
         self._next = 1
         self._known = np.zeros((0, 3), np.int64)
         """Address of the skb, packet id, number of the interface's name."""
@@ -255,12 +258,12 @@ class Packets:
         # The kernel's own number where the text is one; else ours, above all of the kernel's.
         if text.isascii() and text.isdigit() and len(text) < 9:
             return int(text)
-        for number, known in self.reasons.items():
-            if known == text:
-                return number
-        number = (1 << 24) + len(self.reasons)
-        if len(self.reasons) < 1 << 12:
-            self.reasons[number] = text or "reason not recorded"
+        number = self._reasons.get(text)
+        if number is None:
+            number = REASONS + len(self.reasons)
+            if len(self.reasons) < 1 << 12:
+                self.reasons[number] = text or "reason not recorded"
+                self._reasons[text] = number
         return number
 
     def _location(self, text: str) -> int:

@@ -50,7 +50,9 @@ def read_dat(source: Imported, path: str, table: EventMap) -> Iterator[EventBatc
         InputError: trace-cmd can read nothing of it.
     """
     path = str(Path(path).resolve())
-    declared = set(output([TOOL, "report", "-E", "-i", path], PACKAGE, MOST_TALK).decode().split())
+    declared = set(
+        output([TOOL, "report", "-N", "-E", "-i", path], PACKAGE, MOST_TALK).decode().split()
+    )
     options = output([TOOL, "dump", "--options", "-i", path], PACKAGE, MOST_TALK)
     command = [TOOL, "report", "-N", "-t"]
     for name in RAW:
@@ -125,7 +127,7 @@ class Symbols:
     """Kernel symbols of a ``trace.dat``, read when a place has to be named."""
 
     def __init__(self, path: str) -> None:
-        text = output([TOOL, "report", "-f", "-i", path], PACKAGE, MOST_SYMBOLS)
+        text = output([TOOL, "report", "-N", "-f", "-i", path], PACKAGE, MOST_SYMBOLS)
         self._known: list[tuple[int, str]] = []
         for line in text.splitlines():
             address, _, name = line.decode(errors="replace").strip().partition(" ")

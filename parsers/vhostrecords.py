@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -43,7 +44,9 @@ class Vhost:
         """Work item, wait entry, ioeventfd -> queue id."""
         self.used_unknown = 0
         """Returned chains of which the head is not known: they were taken before it began."""
+        self._addresses: list[int] = []
         self._sockets: set[int] = set()
+        """Work items of the tap's polls."""
         self._open = np.zeros((0, 3), np.int64)
 
     def feed(self, rows: Rows, threads: Threads, made: Made) -> None:
@@ -111,10 +114,12 @@ class Vhost:
 
     def _near(self, pointer: int) -> int:
         # The queue in whose structure an address lies, 0 for none.
-        for address, queue in self.queues.items():
-            if 0 <= pointer - address < NEAR:
-                return queue
-        return 0
+        if len(self._addresses) != len(self.queues):
+            self._addresses = sorted(self.queues)
+        at = bisect_right(self._addresses, pointer) - 1
+        if at < 0 or pointer - self._addresses[at] >= NEAR:
+            return 0
+        return self.queues[self._addresses[at]]
 
     def _learn(self, pointer: int, queue: int) -> None:
         if pointer and queue and len(self.pointers) < MOST_POINTERS:
@@ -151,7 +156,8 @@ class Vhost:
         for one, direction in {*zip(queue.tolist(), receives.tolist(), strict=True)}:
             if one:
                 self.directions.setdefault(one, Direction.RX if direction else Direction.TX)
-        self._sockets |= set(work[socket & (work != 0)].tolist())
+        if len(self._sockets) < MOST_POINTERS:
+            self._sockets |= set(work[socket & (work != 0)].tolist())
         fresh = rows["old"][at] == 0
         known = fresh & (queue > 0)
         for name, mine in zip(HANDLERS, numbers, strict=True):
@@ -171,12 +177,14 @@ class Vhost:
             return
         wait = rows["wait"][at]
         # The tap's wait entry stands before its work in one ``struct vhost_poll``.
-        for pointer in np.unique(wait).tolist():
-            for work in self._sockets:
-                if 0 < work - pointer <= WAIT:
-                    self._learn(pointer, self.pointers.get(work, 0))
+        distinct, inverse = np.unique(wait, return_inverse=True)
+        sockets = sorted(self._sockets)
+        for pointer in distinct.tolist():
+            place = bisect_right(sockets, pointer)
+            if place < len(sockets) and sockets[place] - pointer <= WAIT:
+                self._learn(pointer, self.pointers.get(sockets[place], 0))
         queue = self._of(wait)
-        near = np.array([self._near(one) > 0 for one in wait.tolist()], np.bool_)
+        near = np.array([self._near(one) > 0 for one in distinct.tolist()], np.bool_)[inverse]
         fresh = rows["old"][at] == 0
         known = fresh & (queue > 0)
         self.events.unused["vhost_poll_wakeup"] += int((fresh & ~known).sum())
