@@ -90,7 +90,7 @@ takes a tenth of a CPU at most. e shows all evidence, or what matters most."""
 
     def __init__(self, place: Place | None = None, **hints: Any) -> None:
         super().__init__(place, **hints)
-        self._drawn: tuple[Any, ...] = ()
+        self._about: tuple[Any, ...] = ()
         self._reasons: list[tuple[str, ...]] = []
         self._verbose = False
         if self.filter_text or "pane" in hints:
@@ -146,7 +146,7 @@ takes a tenth of a CPU at most. e shows all evidence, or what matters most."""
     def on_times(self) -> None:
         """Draw times anew: what they count from has changed."""
         super().on_times()
-        self._drawn = ()
+        self._about = ()
         self._draw_verdict()
 
     @property
@@ -158,16 +158,16 @@ takes a tenth of a CPU at most. e shows all evidence, or what matters most."""
         verdict = self._verdict
         pane = self.query_one("#verdict", LinesPane)
         if verdict.diagnosis is None:
-            self._drawn = ()
+            self._about = ()
             pane.set_lines(lambda width: _waiting(verdict, width))
             return
         about = (
             *(id(verdict.diagnosis), verdict.sentence, self.place, self.time_base),
             *(self._verbose, verdict.since_ns),
         )
-        if about == self._drawn:
+        if about == self._about:
             return
-        keep, self._drawn = bool(self._drawn), about
+        keep, self._about = bool(self._about), about
         chosen = pane.chosen
         diagnosis = of_place(verdict.diagnosis, self.place.vm, self.place.device)
         times = Times(
@@ -332,11 +332,10 @@ def _waiting(verdict: Verdict, width: int) -> list[Line]:
 def _about(verdict: Verdict, width: int, times: Times) -> list[Line]:
     lines = []
     if verdict.until_ns is not None:
-        since = verdict.since_ns
-        begin = "the beginning" if since is None else times.text(since)
-        text = f"From {begin} to {times.text(verdict.until_ns)}"
+        since, until = verdict.since_ns, times.text(verdict.until_ns)
+        text = f"Up to {until}"
         if since is not None:
-            text += f", the last {duration_text(verdict.until_ns - since)}"
+            text = f"{times.text(since)} to {until}, {duration_text(verdict.until_ns - since)}"
         lines += sentence_lines(f"{text}; the recording goes on.", width, "dim")
     if verdict.sentence:
         lines += sentence_lines(f"No newer verdict: {verdict.sentence}", width, "alarm")

@@ -25,6 +25,7 @@ from vtrace.tui.widgets.panes import PANE_BINDINGS, Panes
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
+    from textual.timer import Timer
 
     from vtrace.browse.onechain import FoundChain
     from vtrace.browse.page import Page
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PacketsScreen", "packet_columns", "verdict_cells"]
 
+REST_S: Final = 0.06
+"""A packet is looked at when the cursor has rested on it for so long."""
 KEPT: Final = 64
 """Packets whose layers are kept."""
 SIDE_BY_SIDE: Final = 96
@@ -42,13 +45,15 @@ NOT_CAPTURED: Final = "not captured: the recording holds no bytes of this packet
 NO_CHAIN: Final = "No chain: no buffer of the guest's was used for this packet."
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Dissected:
     """A packet and its layers."""
 
     row: dict[str, Any]
     frame: Frame | None
     layers: Sequence[Layer]
+    chain: FoundChain | None = None
+    """Once it was looked for, and found."""
 
 
 class PacketsScreen(Panes, RowsScreen):
@@ -92,6 +97,7 @@ dropped packet. The filter is that of vtrace packets -Y: udp.dport == 7001, verd
         self._kept: OrderedDict[int, Dissected] = OrderedDict()
         self._looked_at: int | None = None
         self._found: FoundChain | None = None
+        self._rest: Timer | None = None
 
     def view_columns(self) -> Sequence[ViewColumn]:
         """Return the columns; those that the place says already are left out."""
@@ -137,17 +143,22 @@ dropped packet. The filter is that of vtrace packets -Y: udp.dport == 7001, verd
         """Look at the packet under the cursor."""
         super().show_status()
         row = self.grid.cursor
-        if row != self._looked_at and self.grid.row_count:
-            self._looked_at = row
-            self._look_at(row)
-
-    def _look_at(self, row: int) -> None:
-        view = self.rows
+        if row == self._looked_at or not self.grid.row_count:
+            return
+        self._looked_at = row
+        if self._rest is not None:
+            self._rest.stop()
+            self._rest = None
         known = self._kept.get(row)
         if known is not None:
             self._kept.move_to_end(row)
             self._show(row, known)
-        elif view is not None:
+        else:
+            self._rest = self.set_timer(REST_S, lambda: self._look_at(row))
+
+    def _look_at(self, row: int) -> None:
+        view, self._rest = self.rows, None
+        if view is not None and row == self._looked_at:
             self.work(
                 lambda: _dissect(view.load(row, 1)),
                 lambda found: self._keep(row, found),
@@ -179,6 +190,9 @@ dropped packet. The filter is that of vtrace packets -Y: udp.dport == 7001, verd
         if fields["position"] is None:
             pane.set_lines(lambda width: _fate(fields, width))
             return
+        if found.chain is not None:
+            self._show_found(found.chain)
+            return
         from vtrace.browse.onechain import ChainKey, find_chain
 
         key = ChainKey(
@@ -189,13 +203,13 @@ dropped packet. The filter is that of vtrace packets -Y: udp.dport == 7001, verd
         browser, time_ns = self.browser, fields["time_ns"]
 
         def show(chain: FoundChain | None) -> None:
+            found.chain = chain
             if row != self._looked_at:
                 return
-            self._found = chain
             if chain is None:
                 pane.set_texts([Text("The chain is not in the recording.", style="dim")])
             else:
-                pane.set_lines(lambda width: self._chain_lines(chain, width))
+                self._show_found(chain)
 
         self.work(
             lambda: find_chain(browser, key, time_ns),
@@ -203,6 +217,11 @@ dropped packet. The filter is that of vtrace packets -Y: udp.dport == 7001, verd
             group="chain",
             failed=lambda sentence: self._say_failed("chain", sentence),
         )
+
+    def _show_found(self, chain: FoundChain) -> None:
+        self._found = chain
+        pane = self.query_one("#chain", LinesPane)
+        pane.set_lines(lambda width: self._chain_lines(chain, width))
 
     def _chain_lines(self, chain: FoundChain, width: int) -> list[Line]:
         rows = list(chain.page.rows())
@@ -257,7 +276,8 @@ dropped packet. The filter is that of vtrace packets -Y: udp.dport == 7001, verd
     @property
     def ready(self) -> bool:
         """Whether the packet under the cursor is drawn, too."""
-        return super().ready and (self._looked_at == self.grid.cursor or not self.grid.row_count)
+        looked = self._rest is None and self._looked_at == self.grid.cursor
+        return super().ready and (looked or not self.grid.row_count)
 
 
 def _dissect(page: Page) -> Dissected | None:
