@@ -95,7 +95,7 @@ def _seen(source: Imported) -> bool:
 
 
 def _version() -> str:
-    text = output([TOOL, "report", "--version"], PACKAGE, MOST_TALK).decode(errors="replace")
+    text = output([TOOL, "--version"], PACKAGE, MOST_TALK).decode(errors="replace")
     found = re.search(r"version ([0-9.]+)", text)
     return f"trace-cmd {found[1]}" if found else "trace-cmd"
 
