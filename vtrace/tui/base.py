@@ -98,6 +98,7 @@ class ViewScreen(Screen[None]):
         self.note = ""
         self._before: Widget | None = None
         self._busy = 0
+        self._drawn_number = -1
 
     # -- what a screen draws from ----------------------------------------------------------------
 
@@ -178,7 +179,7 @@ class ViewScreen(Screen[None]):
     @property
     def ready(self) -> bool:
         """Whether all that was asked for is drawn; see ``vtrace.tui.snapshot``."""
-        return not self._busy
+        return not self._busy and self._drawn_number == self.snapshot.number
 
     def values_seen(self, field_name: str) -> Iterable[str]:
         """Return values of a field that the filter bar may offer."""
@@ -300,8 +301,10 @@ class ViewScreen(Screen[None]):
 
     def draw(self) -> None:
         """Draw the frame and the figures."""
+        snapshot = self.snapshot
+        self._drawn_number = snapshot.number
         self.query_one(FrameHeader).show()
-        self.on_figures(self.snapshot)
+        self.on_figures(snapshot)
 
     def on_key(self, event: events.Key) -> None:
         """Take the second key of ``m a`` and ``' a``."""

@@ -106,16 +106,12 @@ class FrameHeader(Lines):
         snapshot = app.shown
         loss = snapshot.loss
         text = Text()
-        if loss:
-            what = f" lost {count_text(loss.lost)} "
-            if loss.lost and loss.produced:
-                what = f" lost {count_text(loss.lost)} ({loss.share:.1%}) "
-            if not loss.lost:
-                what = f" {'pending' if loss.pending else 'missed'} "
-                what += f"{count_text(loss.pending or loss.missed)} "
-            text.append(what, style="alarm")
-        else:
-            text.append("lost 0", style="good")
+        share = f" ({loss.share:.1%})" if loss.lost and loss.produced else ""
+        text.append(f"lost {count_text(loss.lost)}{share}", style="alarm" if loss.lost else "good")
+        if loss.missed:
+            text.append(f" · missed {count_text(loss.missed)}", style="alarm")
+        if loss.pending:
+            text.append(f" · pending {count_text(loss.pending)}", style="warn")
         cost = getattr(app.browser, "cost", None)
         if cost is not None:
             text.append(f" · cost {cost * 100:.1f} %", style="dim")

@@ -182,6 +182,11 @@ class Grid(ScrollView, can_focus=True, inherit_bindings=False):
         self._fitting: dict[str, int] = {}
         self._styles: dict[str, Style] = {}
 
+    def on_mount(self) -> None:
+        """Take in the rows that are there."""
+        self._measure()
+        self._count = len(self.source)
+
     # -- rows ------------------------------------------------------------------------------------
 
     @property
@@ -431,7 +436,9 @@ class Grid(ScrollView, can_focus=True, inherit_bindings=False):
                 segments.append(Segment(" " * (start - x)))
             name, style = column.head, self._style("head")
             if column.key == self.sort_key:
+                # The sign stands in the gap, so that the heading keeps its place.
                 name += "▾" if self.sort_reverse else "▴"
+                room += 1
                 style = self._style("head.sorted")
             segments.extend(self._fitted(Text(name, style=style), room, column.right))
             x = start + room

@@ -70,7 +70,6 @@ class RowsScreen(ViewScreen):
 
     def on_mount(self) -> None:
         """Begin to read."""
-        super().on_mount()
         self.open_view()
         self.set_interval(self.POLL_S, self._poll)
 

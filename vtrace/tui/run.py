@@ -62,6 +62,7 @@ def made_app(
     at: str | None,
     at_ns: int | None = None,
     keys: Mapping[str, str],
+    judge: bool = True,
 ) -> VtraceApp:
     """Return the app that shows a view first.
 
@@ -78,7 +79,9 @@ def made_app(
     moment = parse_moment(at) if at is not None else None
     place = place if place is not None else Place()
     hints = {"filter_text": filter_text} if filter_text else {}
-    app = VtraceApp(browser, keys=keys, theme=theme, view=view, place=place, hints=hints)
+    app = VtraceApp(
+        browser, keys=keys, theme=theme, view=view, place=place, hints=hints, judge=judge
+    )
     if theme is not None and app.theme not in (theme, f"vtrace-{theme}"):
         known = ", ".join(["dark", "light", "plain", *sorted(app.available_themes)])
         raise UsageError(f"there is no theme {theme}; there are {known}")

@@ -95,8 +95,9 @@ def take_snapshot(
     at: str | None = None,
     at_ns: int | None = None,
     keys: tuple[str, ...] = (),
+    judge: bool = True,
 ) -> Shot:
-    """Return a screen once it is complete. ``keys``: pressed before.
+    """Return a screen once it is complete. ``keys``: pressed before; ``judge``: with verdicts.
 
     Raises:
         UsageError: The filter, the time or the place makes no sense.
@@ -112,6 +113,7 @@ def take_snapshot(
         at=at,
         at_ns=at_ns,
         keys={},
+        judge=judge,
     )
     shots: list[Shot] = []
 

@@ -127,7 +127,7 @@ def lifecycle_columns(place: Place, app: Callable[[], VtraceApp]) -> list[ViewCo
     return [
         time_column(app),
         *(column for fixed, column in where if fixed is None),
-        text_column("position", "position", 8, right=True, show=lambda n: f"{n:,}"),
+        text_column("position", "position", 8, right=True),
         text_column("head", "head", 5, right=True, rank=12, style="dim"),
         ViewColumn(GridColumn("bytes", "bytes", 6, right=True, rank=2), _bytes),
         *(event(name) for name in EVENTS),

@@ -78,7 +78,6 @@ class SumsScreen(ViewScreen):
 
     def on_mount(self) -> None:
         """Show which column it is sorted by."""
-        super().on_mount()
         self._show_sort()
 
     def on_figures(self, snapshot: Snapshot) -> None:

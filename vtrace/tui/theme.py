@@ -45,26 +45,54 @@ LIGHT: Final = Theme(
     dark=False,
     variables={"block-cursor-text-style": "none", "scrollbar": "#cfcabd"},
 )
-PLAIN: Final = Theme(
-    name="vtrace-plain",
-    primary="ansi_default",
-    secondary="ansi_default",
-    accent="ansi_default",
-    warning="ansi_default",
-    error="ansi_default",
-    success="ansi_default",
-    foreground="ansi_default",
-    background="ansi_default",
-    surface="ansi_default",
-    panel="ansi_default",
-    boost="ansi_default",
-    dark=True,
-    ansi=True,
-)
-"""Attributes of the terminal alone: bold, dim, reverse."""
 
-THEMES: Final = (DARK, LIGHT, PLAIN)
-_SHORT: Final = {"dark": DARK.name, "light": LIGHT.name, "plain": PLAIN.name}
+
+def _of_terminal(name: str, **colours: str) -> Theme:
+    # What a terminal has for text and background, and what is said besides.
+    names = ("primary", "secondary", "accent", "warning", "error", "success")
+    given = {one: colours.get(one, "ansi_default") for one in names}
+    return Theme(
+        name=name,
+        foreground="ansi_default",
+        background="ansi_default",
+        surface="ansi_default",
+        panel="ansi_default",
+        boost="ansi_default",
+        dark=True,
+        ansi=True,
+        variables=dict.fromkeys(_TERMINAL, "ansi_default"),
+        primary=given["primary"],
+        secondary=given["secondary"],
+        accent=given["accent"],
+        warning=given["warning"],
+        error=given["error"],
+        success=given["success"],
+    )
+
+
+_TERMINAL: Final = (
+    *("ansi-background", "ansi-foreground", "border", "border-blurred", "block-cursor-foreground"),
+    *("block-cursor-background", "block-hover-background", "scrollbar", "scrollbar-hover"),
+    *("scrollbar-active", "scrollbar-background", "scrollbar-background-hover"),
+    *("scrollbar-background-active", "input-cursor-background", "input-cursor-foreground"),
+    *("input-selection-background", "input-selection-foreground", "footer-key-foreground"),
+    *("screen-selection-background", "screen-selection-foreground", "link-color"),
+)
+PLAIN: Final = _of_terminal("vtrace-plain")
+"""Attributes of the terminal alone: bold, dim, reverse."""
+SIXTEEN: Final = _of_terminal(
+    "vtrace-16",
+    primary="ansi_blue",
+    secondary="ansi_cyan",
+    accent="ansi_yellow",
+    warning="ansi_yellow",
+    error="ansi_red",
+    success="ansi_green",
+)
+"""The sixteen colours that a terminal has its own idea of."""
+
+THEMES: Final = (DARK, LIGHT, SIXTEEN, PLAIN)
+_SHORT: Final = {"dark": DARK.name, "light": LIGHT.name, "16": SIXTEEN.name, "plain": PLAIN.name}
 
 _DARK_HUES: Final = {
     "blue": "#7aa2f7",
@@ -113,7 +141,7 @@ def wanted_theme(option: str | None = None) -> str:
         return PLAIN.name
     if name:
         return _SHORT.get(name, name)
-    return DARK.name if _has_colours() else PLAIN.name
+    return DARK.name if _has_colours() else SIXTEEN.name
 
 
 def _has_colours() -> bool:
@@ -125,8 +153,10 @@ def _has_colours() -> bool:
 
 def styles_of(theme: Theme, variables: Mapping[str, str]) -> dict[str, Style]:
     """Return what each name of a style means under a theme."""
-    if theme.ansi:
+    if theme.name == PLAIN.name:
         return _plain()
+    if theme.ansi:
+        return _plain() | _SIXTEEN
     hues = dict(_DARK_HUES if theme.dark else _LIGHT_HUES)
     if theme not in THEMES:
         # A theme of Textual's: its own colours where they mean the same.
@@ -160,6 +190,21 @@ def styles_of(theme: Theme, variables: Mapping[str, str]) -> dict[str, Style]:
         "spark": Style(color=hues["cyan"]),
     }
     return styles
+
+
+_SIXTEEN: Final = {
+    **{name: Style(color=name) for name in _HUES if name not in {"orange", "teal"}},
+    "orange": Style(color="bright_red"),
+    "teal": Style(color="cyan"),
+    "faint": Style(dim=True),
+    "alarm": Style(color="red", bold=True),
+    "warn": Style(color="yellow"),
+    "good": Style(color="green"),
+    "accent": Style(color="blue"),
+    "key": Style(color="blue", bold=True),
+    "title": Style(color="blue", bold=True),
+    "spark": Style(color="cyan"),
+}
 
 
 def _plain() -> dict[str, Style]:

@@ -194,6 +194,7 @@ class TimeApp(App[None]):
             self.leave_moment()
         finally:
             self._scrubbing = False
+            self.frame_changed()
 
     def action_go_to_time(self) -> None:
         """Ask for a time and show everything as it stood then."""
