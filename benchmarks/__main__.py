@@ -8,13 +8,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import measure, peers, ringbench
+from benchmarks import measure, peers, ringbench, views
 from benchmarks.measure import Run, Sample
 from benchmarks.table import Table
 
 SMALL = 20_000
 """Events of the file that stands for a small one, and that warms up."""
-PARTS = ("files", "peers", "ring", "start")
+PARTS = ("files", "peers", "ring", "start", "views")
+FOLLOWED = 200_000
+"""Events a second beside which the screens are measured."""
 
 
 def arguments() -> argparse.Namespace:
@@ -158,12 +160,45 @@ def start(table: Table, options: argparse.Namespace) -> None:
         table.figure(f"{name}: wall", Sample(tuple(r.wall_s * 1e3 for r in runs)), "ms")
 
 
+def screens(table: Table, options: argparse.Namespace) -> None:
+    """Measure the terminal UI."""
+    events = 2 * options.events
+    large = recording(options.cache, events)
+    tenth = recording(options.cache, max(events // 10, SMALL))
+    say("first screen")
+    views.first_screen(recording(options.cache, SMALL))
+    whole = [views.first_screen(large) for _ in range(options.repeats)]
+    lesser = views.first_screen(tenth)
+    say("pages")
+    paged = measure.worker("pages", large, 40)
+    say(f"following {FOLLOWED:,} events a second")
+    seconds = max(4.0 * options.repeats, 8.0)
+    followed = views.following(large, options.cache / "followed.vtrace", FOLLOWED, seconds)
+
+    table.section(f"terminal UI, file of {events:,} events, all CPUs, by the clock")
+    table.figure("queues are on the screen", Sample(tuple(w[0] for w in whole)), "s")
+    table.figure("all figures are there", Sample(tuple(w[1] for w in whole)), "s")
+    table.figure("a page anywhere, median of 40", Sample((paged["page_s"],)), "s")
+    table.figure("a page anywhere, the worst", Sample((paged["worst_page_s"],)), "s")
+    table.note(
+        f"peak memory {max(w[2] for w in whole) / 1e6:.0f} MB; of a file a tenth as long "
+        f"{lesser[2] / 1e6:.0f} MB; with a list of all {paged['rows']:,} chains "
+        f"{paged['peak_bytes'] / 1e6:.0f} MB"
+    )
+    table.section(f"vtrace view --follow beside {FOLLOWED:,} events a second")
+    table.figure("CPU of one core", Sample((followed.cpu * 100,)), "%")
+    table.figure("frames a second", Sample((followed.frames,)), "/s")
+    table.facts["first screen"] = max(w[0] for w in whole)
+    table.facts["screen events"] = events
+    table.facts["followed cpu"] = followed.cpu
+
+
 def main() -> int:
     """Measure what was asked for, and print one table."""
     options = arguments()
     options.cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     table = Table(options.repeats)
-    parts = {"files": files, "peers": peer, "ring": rings, "start": start}
+    parts = {"files": files, "peers": peer, "ring": rings, "start": start, "views": screens}
     for name in options.parts:
         parts[name](table, options)
     sys.stdout.write(f"{measure.machine()}\n{table.text()}\n{table.verdict()}\n")

@@ -98,8 +98,63 @@ def write(path: str, out: str, events: str) -> Figures:
     return {"events": count, "cpu_s": cpu, "bytes": size}
 
 
+def pace(path: str, out: str, rate: str, seconds: str) -> Figures:
+    """Write a recording again at so many events a second, as a recorder does."""
+    import numpy as np
+
+    from parsers.tracefile import TraceWriter, open_trace
+
+    events, began = 0, time.monotonic()
+    part = max(int(float(rate) / 20), 1)
+    with TraceWriter(out) as writer, open_trace(path) as trace:
+        for batch in trace.batches():
+            for first in range(0, len(batch), part):
+                rows = np.zeros(len(batch), np.bool_)
+                rows[first : first + part] = True
+                piece = batch.take(rows)
+                piece.meta = {} if first else batch.meta
+                writer.write(piece)
+                writer.flush()
+                events += len(piece)
+                time.sleep(max(began + events / float(rate) - time.monotonic(), 0))
+            if time.monotonic() - began > float(seconds):
+                break
+    return {"events": events, "seconds": time.monotonic() - began}
+
+
+def pages(path: str, count: str) -> Figures:
+    """Read a file as a view does, and look at rows all over it."""
+    import random
+
+    from vtrace.browse import Browser, Query
+
+    browser = Browser(path)
+    browser.start()
+    view = browser.view(Query(table="lifecycles"))
+    while not (browser.ended and view.done):
+        time.sleep(0.02)
+    counted = time.process_time()
+    chance = random.Random(1)
+    took = []
+    for _ in range(int(count)):
+        first = chance.randrange(max(len(view) - 40, 1))
+        began = time.monotonic()
+        view.load(first, 40).lists(("time_ns", "position", "service_ns", "flow"))
+        took.append(time.monotonic() - began)
+    rows = len(view)
+    browser.close()
+    took.sort()
+    return {
+        "rows": rows,
+        "count_cpu_s": counted,
+        "page_s": took[len(took) // 2],
+        "worst_page_s": took[-1],
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
 TASKS: dict[str, Callable[..., Any]] = {
-    task.__name__: task for task in (make, decode, track, write)
+    task.__name__: task for task in (make, decode, track, write, pace, pages)
 }
 """Name -> task."""
 
