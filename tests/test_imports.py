@@ -83,7 +83,25 @@ def test_reading_loads_no_view_and_no_bcc(loaded, root, verb):
         ("vtrace.cli.report", {"bcc", "pandas", "scapy", "textual"}),
         ("vtrace.lifecycle", {"bcc", "pandas", "scapy", "textual"}),
         ("vtrace.session", {"bcc", "pandas", "scapy", "textual"}),
+        ("vtrace.api.recording", {"bcc", "pandas", "scapy", "textual"}),
+        ("vtrace.api.live", {"bcc", "pandas", "scapy", "textual"}),
     ],
 )
 def test_import_loads_only_what_its_room_needs(loaded, module, without):
     assert loaded(IMPORT, module) & without == set()
+
+
+USE = """
+import sys
+import vtrace
+recording = vtrace.open(sys.argv[2])
+recording.lifecycles.where("queue == rx0").between("1ms")[["queue"]].count()
+recording.report(), recording.loss, vtrace.VtraceError, vtrace.live
+with open(sys.argv[1], "w") as out:
+    out.write("\\n".join({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_pandas_is_loaded_for_frames_alone(loaded, root):
+    trace = root / "examples" / "traces" / "quiet.vtrace"
+    assert loaded(USE, str(trace)) & {"bcc", "pandas", "scapy", "textual"} == set()

@@ -95,7 +95,10 @@ def main() -> int:
         "record -s 64`. Under each: what was done, and what sender, receiver, the tap's and the "
         "guest's own counters said of the seconds in which it was done.\n\n"
     )
-    (folder / "README.md").write_text(text + "\n".join(lines))
+    # What tests.api.record_block made stays as it is.
+    readme = folder / "README.md"
+    _, head, behind = (readme.read_text() if readme.exists() else "").partition("\n## blockio")
+    readme.write_text(text + "\n".join(lines) + head + behind)
     return 0
 
 
