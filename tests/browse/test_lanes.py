@@ -335,3 +335,21 @@ def test_cost_of_an_event_is_small(recording):
     for batch in parts:
         sums.feed(batch)
     assert (perf_counter() - began) / len(made) < 500e-9
+
+
+def test_of_buffers_the_fewest_and_of_waiting_chains_the_most_are_shown():
+    queues = {
+        "1": {"size": 256, "direction": "rx"},
+        "2": {"size": 256, "direction": "tx"},
+    }
+    rows = []
+    for at, more in enumerate((0, 7, 200, 3)):
+        fields = {"avail": 10 + more, "position": 10, "used": 10, "flags": 13}
+        rows += [(1000 + at, Kind.KICK, {"queue": queue, **fields}) for queue in (1, 2)]
+    rows.append((10**12, Kind.KICK, {"queue": 3}))
+    sums = fed(records(*rows), 3, queues)
+    window = sums.window(1000, 10**12, 50)
+    assert (window.queues[1].avail[0], window.queues[2].avail[0]) == (0, 200)
+    # After that they are what they were last.
+    assert set(window.queues[1].avail[1:].tolist()) == {3}
+    assert set(window.queues[2].avail[1:].tolist()) == {3}

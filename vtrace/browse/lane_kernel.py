@@ -57,7 +57,8 @@ _OUT: Final = 4
 COUNTS: Final = ("kicks", "interrupts", "drops", "refused", "chains", "starved")
 """Counted per queue and bucket."""
 LEVELS: Final = ("flight", "flight_end", "avail", "avail_end", "tap", "tap_end")
-"""Kept per queue and bucket: the most in flight, the fewest available, the most in the tap."""
+"""Kept per queue and bucket: the most in flight, the fewest available (not rx: the most that
+wait), the most in the tap; and each at its end."""
 SVM: Final = 1 << 30
 """Bit of an exit reason that is in AMD's numbering."""
 NOBODY: Final = -1
@@ -85,7 +86,7 @@ QUEUE: Final = np.dtype(
             "id", "size", "rx", "worker", "kicker", "flight", "avail", "tap", "tap_since",
             "due_since", "packed", "drop_at", "flight_before", "avail_before", "tap_before",
             # Of the bucket under way.
-            "most_flight", "least_avail", "most_tap", "leveled", "tapped", *COUNTS,
+            "most_flight", "far_avail", "most_tap", "leveled", "tapped", *COUNTS,
         )
     ]
 )  # fmt: skip
@@ -232,7 +233,11 @@ def leveled(q: Any, kind: Any, flags: Any, position: Any, used: Any, avail: Any,
         return
     q["most_flight"] = max(q["most_flight"], q["flight"])
     if q["avail"] >= 0:
-        q["least_avail"] = min(q["least_avail"], q["avail"])
+        # Of buffers the fewest matter, of chains that wait the most.
+        if q["rx"]:
+            q["far_avail"] = min(q["far_avail"], q["avail"])
+        else:
+            q["far_avail"] = max(q["far_avail"], q["avail"])
     q["leveled"] = 1
 
 
@@ -295,10 +300,11 @@ def store(g: Any, queues: Any, counts: Any, levels: Any) -> Any:
                 levels[lane, 0, at] = max(levels[lane, 0, at], q["most_flight"])
                 levels[lane, 1, at] = q["flight"]
                 if q["avail"] >= 0:
-                    least = q["least_avail"]
+                    far = q["far_avail"]
                     if levels[lane, 2, at] >= 0:
-                        least = min(least, levels[lane, 2, at])
-                    levels[lane, 2, at] = least
+                        was = levels[lane, 2, at]
+                        far = min(far, was) if q["rx"] else max(far, was)
+                    levels[lane, 2, at] = far
                     levels[lane, 3, at] = q["avail"]
         if q["tapped"]:
             if at < 0:
@@ -307,7 +313,7 @@ def store(g: Any, queues: Any, counts: Any, levels: Any) -> Any:
                 levels[lane, 4, at] = max(levels[lane, 4, at], q["most_tap"])
                 levels[lane, 5, at] = q["tap"]
         q["most_flight"] = q["most_tap"] = -1
-        q["least_avail"] = _LATEST
+        q["far_avail"] = _LATEST if q["rx"] else -1
         q["leveled"] = q["tapped"] = 0
 
 

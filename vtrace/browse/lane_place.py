@@ -89,6 +89,8 @@ class LanePlace:
             # Of one queue: the vCPU that kicks for it.
             mine = [tid for tid in vcpus if tid in kickers]
             vcpus = mine or vcpus
+        if self.device is not None:
+            vcpus += [tid for tid in kickers if tid not in self.window.threads]
         # A vCPU that kicks QEMU's own queue works on it, too.
         vcpus += [tid for tid in workers if tid in kickers and tid not in vcpus]
         others = [tid for tid in others if tid not in vcpus]

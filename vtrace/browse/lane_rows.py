@@ -76,7 +76,9 @@ class Lanes(LanePlace):
         label = f"vCPU {number}" if isinstance(number, int) else f"vCPU ({tid})"
         if row.get("vm") and self._around()[0] > 1:
             label = f"{clean(str(row['vm']), 10)} {label}"
-        lane = self.window.threads[tid]
+        lane = self.window.threads.get(tid)
+        if lane is None:
+            return _absent(label, "only its kicks were recorded", what="vcpu", about=tid)
         capture = self.metadata.get("capture")
         each = bool(capture.get("each_exit")) if isinstance(capture, Mapping) else False
         if not lane.scheduled and not each:

@@ -107,7 +107,8 @@ class QueueLane:
     flight: NDArray[Any]
     """Most chains that the device had."""
     avail: NDArray[Any]
-    """Fewest chains that the driver had published and the device not yet taken."""
+    """Chains that the driver had published and the device not yet taken: rx the fewest, else the
+    most."""
     tap: NDArray[Any]
     """Most packets in the tap's ring."""
 
@@ -314,6 +315,8 @@ def _queue(grid: _Grid, pools: Any, lane: int, row: Any) -> QueueLane:
         at_least=bool(row["packed"]),
         **{name: grid.count(counts[name]) for name in k.COUNTS},
         flight=grid.most(levels["flight"], levels["flight_end"], int(row["flight_before"])),
-        avail=grid.most(levels["avail"], levels["avail_end"], int(row["avail_before"]), least=True),
+        avail=grid.most(
+            levels["avail"], levels["avail_end"], int(row["avail_before"]), least=bool(row["rx"])
+        ),
         tap=grid.most(levels["tap"], levels["tap_end"], int(row["tap_before"])),
     )

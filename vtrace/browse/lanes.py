@@ -99,7 +99,11 @@ class _Pools:
             flight, flight_end, avail, avail_end, tap, tap_end = range(6)
             for at in (flight, tap):
                 _fold(self.levels[:, at], np.maximum, -1)
-            _fold(self.levels[:, avail], _least, -1)
+            rx = self.queues["rx"].astype(np.bool_)
+            fewest, most = self.levels[rx, avail], self.levels[~rx, avail]
+            _fold(fewest, _least, -1)
+            _fold(most, np.maximum, -1)
+            self.levels[rx, avail], self.levels[~rx, avail] = fewest, most
             for at in (flight_end, avail_end, tap_end):
                 _fold(self.levels[:, at], lambda a, b: np.where(b >= 0, b, a), -1)
 
@@ -288,9 +292,9 @@ class LaneSums:
             row[name] = -1
         for name in ("flight_before", "avail_before", "tap_before", "most_flight", "most_tap"):
             row[name] = -1
-        row["least_avail"] = 1 << 62
         row["id"] = number
         row["size"], row["rx"] = self._sizes.get(number, (1 << 15, False))
+        row["far_avail"] = 1 << 62 if row["rx"] else -1
         self._lanes[number] = lane + 1
         self._one["queues"] = lane + 1
 

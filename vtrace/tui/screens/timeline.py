@@ -85,9 +85,9 @@ A stretch of more than a million events is drawn from sums; the line below says 
         self._cursor_ns = 0
         self._end = at_ns is None
         """The newest is shown, and what comes."""
-        self._drawn: Drawn | None = None
+        self._picture: Drawn | None = None
         self._wanted: tuple[int, int] | None = None
-        self._drawing = False
+        self._picturing = False
         self._chains: View | None = None
 
     def compose_view(self) -> ComposeResult:
@@ -188,8 +188,8 @@ A stretch of more than a million events is drawn from sums; the line below says 
             return
         self._wanted = self._t0, self._t1
         self._show()
-        if not self._drawing:
-            self._drawing = True
+        if not self._picturing:
+            self._picturing = True
             self.run_worker(self._draw_lanes(), group="lanes")
 
     async def _draw_lanes(self) -> None:
@@ -202,7 +202,7 @@ A stretch of more than a million events is drawn from sums; the line below says 
                     draw, self.browser, self._chains, place, metadata, t0, t1, columns, room
                 )
                 if self.is_attached:
-                    self._drawn = made
+                    self._picture = made
                     self._show()
                     if self.lanes.columns != columns:
                         # Other lanes have other names, and leave another number of columns.
@@ -210,13 +210,13 @@ A stretch of more than a million events is drawn from sums; the line below says 
         except VtraceError as error:
             self.fail(error)
         finally:
-            self._drawing = False
-        if self._drawn is not None and not self._drawn.counted:
+            self._picturing = False
+        if self._picture is not None and not self._picture.counted:
             # Chains are still being counted: look again.
             self.set_timer(AGAIN_S, self._want)
 
     def _show(self) -> None:
-        made, drawing = self._drawn, self.lanes
+        made, drawing = self._picture, self.lanes
         drawing.time_text = self.vtrace.time_text
         if made is None:
             return
@@ -308,7 +308,7 @@ A stretch of more than a million events is drawn from sums; the line below says 
 
     def action_stall(self, step: int) -> None:
         """Go to the next stall of the lanes shown, or with -1 to the one before."""
-        made = self._drawn
+        made = self._picture
         if made is None:
             return
         stalls = self._stalls(made)
@@ -385,11 +385,11 @@ A stretch of more than a million events is drawn from sums; the line below says 
     @property
     def ready(self) -> bool:
         """Whether the lanes are drawn."""
-        return super().ready and self._drawn is not None and not self._drawing
+        return super().ready and self._picture is not None and not self._picturing
 
     def selection(self) -> Selection | None:
         """Return the lanes as rows: what each says in each column."""
-        made = self._drawn
+        made = self._picture
         if made is None:
             return None
         rows = says(made)
