@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Chunks", "Index"]
 
-MOST_ROWS: Final = 600_000
+MOST_ROWS: Final = 300_000
 """Events of batches whose rows are kept in memory; a batch counts as 1000 at least."""
 LEAST_ROWS: Final = 1000
 MOST_SAVED_BYTES: Final = 192 << 20
