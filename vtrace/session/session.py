@@ -275,7 +275,9 @@ class Session:
         diagnoser = Diagnoser(self.names, protocol)
         self._diagnoser, self._margin_ns = diagnoser, DIAGNOSE_MARGIN_NS
         for chunk in self.chunks():
-            diagnoser.packets(chunk.packet_rows.rows)
+            rows = chunk.packet_rows.rows
+            # What became of a captured frame nobody saw: it is no part of a ledger.
+            diagnoser.packets(rows[rows["verdict"] != Verdict.CAPTURED])
         loss = self.loss()
         names = ("produced", "received", "lost", "pending", "late", "missed")
         bounds = self._bounds if self.window else (None, None)
@@ -313,7 +315,8 @@ class Session:
             inside = self._inside(packets.rows["time"])
             chunk.packet_rows = packets.take(np.flatnonzero(inside))
             if self._diagnoser:
-                self._diagnoser.around(packets.rows[~inside])
+                outside = ~inside & (packets.rows["verdict"] != Verdict.CAPTURED)
+                self._diagnoser.around(packets.rows[outside])
         return chunk
 
     def within(self, table: Table) -> Table:
