@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.generator import Pair, Scenario, simulate
+from tests.generator import Pair, QemuQueue, QemuScenario, Scenario, simulate, simulate_qemu
 from vtrace.browse.rings import LETTERS, Owner, ring_slots
 from vtrace.lifecycle import Tracker
 from vtrace.model import Flag
@@ -151,3 +151,42 @@ def test_a_large_ring_hides_no_owner():
     small = slots.cells(4096)[0]
     assert (small == slots.owner).all()
     assert len(LETTERS) == len(Owner)
+
+
+QEMU = {
+    "any order": QemuQueue(),
+    "packed": QemuQueue(packed=True),
+    "handed back": QemuQueue(hand_back_chance=0.1),
+    "receive": QemuQueue(direction="rx", size=32),
+    "slow": QemuQueue(service=60_000, gap=15_000),
+}
+
+
+@pytest.mark.parametrize("name", QEMU)
+def test_devices_of_qemu_return_chains_in_any_order(name):
+    recording = simulate_qemu(QemuScenario(rings=(QEMU[name],), duration_ns=3_000_000, seed=2))
+    size = QEMU[name].size
+    rows = recording.truth
+    for at_ns in moments(recording, 40, 7):
+        chains, rings = standing(recording, at_ns)
+        if 1 not in rings:
+            continue
+        slots = ring_slots(chains, 1, rings[1], at_ns, size=size)
+        assert not any("not seen" in note for note in slots.notes), slots.notes
+        popped = (rows["pop_ns"] > 0) & (rows["pop_ns"] < at_ns)
+        with_device = popped & ~((rows["used_ns"] > 0) & (rows["used_ns"] < at_ns))
+        if name != "handed back":
+            assert slots.counts[P] + slots.older == int(with_device.sum())
+        if slots.packed:
+            assert not slots.counts[A]
+            assert not slots.counts[F]
+            continue
+        truth = truth_of(recording, 1, size, at_ns)
+        for slot in np.flatnonzero(slots.owner == P):
+            row = rows[rows["position"] == slots.position[slot]]
+            assert with_device[rows["position"] == slots.position[slot]].any(), row
+        assert np.isin(truth[slots.owner == A], [A]).all()
+        for slot in np.flatnonzero(slots.owner == F):
+            # What vtrace calls free is not with the device, and nothing waits in it.
+            position = slots.position[slot]
+            assert position < 0 or not with_device[rows["position"] == position].any()

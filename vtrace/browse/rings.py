@@ -7,7 +7,7 @@ vtrace looks at the ring: it may have published more, and taken back more, than 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
@@ -71,6 +71,10 @@ class RingSlots:
     marks: tuple[Mark, ...]
     notes: tuple[str, ...]
     """What is not known, and why, in sentences."""
+    older: int = 0
+    """Chains in flight whose slots hold newer ones: a device may return chains in any order."""
+    older_ns: int = -1
+    """How long the oldest of these has been there."""
 
     @property
     def counts(self) -> dict[Owner, int]:
@@ -82,7 +86,7 @@ class RingSlots:
     def oldest_ns(self) -> int:
         """How long the oldest chain in flight has been there; -1: there is none."""
         ages = self.age_ns[self.owner == Owner.POPPED]
-        return int(ages.max()) if len(ages) else -1
+        return max(int(ages.max(initial=-1)), self.older_ns)
 
     @property
     def batches(self) -> int:
@@ -151,20 +155,22 @@ def ring_slots(
     positions = chains["position"][rows].astype(np.int64)
     upto = max(indices.position, indices.avail or 0)
     first = upto - size
-    mine = (positions >= first) & (positions < upto)
-    rows, positions = rows[mine], positions[mine]
     if indices.packed:
         notes.append("a packed ring, drawn by chains: where the driver is cannot be seen")
     else:
         notes += _published(slots, indices, first)
         notes += _settled(slots, chains, rows, positions, indices, first)
-    _listed(slots, chains, rows, positions, indices.position, at_ns)
+    mine = (positions >= first) & (positions < upto)
+    _listed(slots, chains, rows[mine], positions[mine], indices.position, at_ns)
+    old = rows[(positions < first) & (chains["outcome"][rows] == Outcome.IN_FLIGHT)]
+    if len(old):
+        since = chains["pop_ns"][old].astype(np.int64)
+        oldest = max(at_ns - int(since.min()), 0)
+        slots = replace(slots, older=len(old), older_ns=oldest)
     return _noted(slots, notes)
 
 
 def _noted(slots: RingSlots, notes: list[str]) -> RingSlots:
-    from dataclasses import replace
-
     return replace(slots, notes=tuple(notes))
 
 
@@ -220,6 +226,10 @@ def _settled(
     taken = (seen == TimeState.SEEN) | (seen == TimeState.SHARED)
     waiting = max(indices.used - (indices.proven or 0), 0) - int(np.count_nonzero(used & ~taken))
     slots.owner[rest % slots.size] = Owner.FREE
+    if waiting > 0 and chains["backend"][rows].any():
+        # QEMU's devices return chains in any order.
+        slots.owner[rest % slots.size] = Owner.UNKNOWN
+        return [f"{waiting} used, and not shown to be taken: in which slots is not known"]
     if waiting > 0:
         # Returned, and no proof came: the newest of them.
         slots.owner[rest[-waiting:] % slots.size] = Owner.USED
@@ -242,7 +252,9 @@ def _listed(
     used = chains["outcome"][rows] == Outcome.USED
     seen = chains["seen_state"][rows]
     taken = used & ((seen == TimeState.SEEN) | (seen == TimeState.SHARED))
-    owner = np.where(taken, Owner.FREE, np.where(used, Owner.USED, Owner.POPPED))
+    # Of a packed ring the driver may have made any place available again.
+    free = Owner.UNKNOWN if slots.packed else Owner.FREE
+    owner = np.where(taken, free, np.where(used, Owner.USED, Owner.POPPED))
     since = np.where(
         taken,
         chains["seen_ns"][rows],

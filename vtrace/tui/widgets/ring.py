@@ -200,7 +200,9 @@ def _legend(slots: RingSlots, width: int) -> list[Text]:
         (Owner.FREE, "free", ""),
     ]
     if slots.oldest_ns >= 0:
-        parts[1] = (Owner.POPPED, "in flight", f" ≤ {duration_text(slots.oldest_ns)}")
+        older = f" + {slots.older} older" if slots.older else ""
+        age = f"{older} ≤ {duration_text(slots.oldest_ns)}"
+        parts[1] = (Owner.POPPED, "in flight", age)
     if slots.batches:
         many = "batch" if slots.batches == 1 else "batches"
         parts[2] = (Owner.USED, "used", f" in {slots.batches} {many}")
