@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from parsers.batch import EventBatch
     from parsers.imported import Imported
 
-__all__ = ["FORMATS", "detect", "open_any", "open_import"]
+__all__ = ["FORMATS", "detect", "is_own", "open_any", "open_import"]
 
 FORMATS: Final = {
     "trace.dat": "file of trace-cmd record (needs trace-cmd)",
@@ -89,6 +89,15 @@ def detect(head: bytes) -> str | None:
             if pattern.match(line):
                 return form
     return None
+
+
+def is_own(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is a recording of vtrace, or none that another reader takes.
+
+    Raises:
+        InputError: It cannot be opened.
+    """
+    return detect(_head(path)) in (None, "vtrace")
 
 
 def open_any(target: str | os.PathLike[str], *, form: str | None = None, table: Any = None) -> Any:

@@ -25,9 +25,19 @@ def test_without_a_terminal_the_report_is_printed(capsys):
     assert viewed == capsys.readouterr().out
 
 
-def test_a_pipe_is_refused(capsys):
-    assert main(["view", "-"]) == 2
-    assert "a pipe can be read once" in capsys.readouterr().err
+def test_what_another_tool_recorded_is_shown_too(tmp_path, capsys):
+    from scapy.layers.inet import IP, UDP
+    from scapy.layers.l2 import Ether
+    from scapy.utils import wrpcap
+
+    path, out = tmp_path / "some.pcap", tmp_path / "o.txt"
+    packet = Ether() / IP(src="10.9.0.1", dst="10.9.0.2") / UDP(sport=5, dport=7001) / b"x"
+    wrpcap(str(path), [packet] * 3)
+    assert main(["view", "--screen", "packets", "--snapshot", str(out), str(path)]) == 0
+    assert out.read_text().count("UDP 10.9.0.1:5 > 10.9.0.2:7001") >= 3
+    assert "some.pcap" in out.read_text().splitlines()[0]
+    assert main(["view", "--follow", "--snapshot", str(out), str(path)]) == 2
+    assert "can be followed" in capsys.readouterr().err
 
 
 def test_a_file_that_is_none(tmp_path, capsys):

@@ -56,9 +56,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.snapshot and not on_terminal():
         raise UsageError("live: this is no terminal; use vtrace record, or diagnose --watch")
     from probes.attach import drop_privilege
-    from vtrace.recorder.child import RecorderChild
+    from vtrace.recorder.child import RecorderChild, spool_folder
 
-    folder = None if args.save else tempfile.mkdtemp(prefix="vtrace-", dir=spool())
+    folder = None if args.save else tempfile.mkdtemp(prefix="vtrace-", dir=spool_folder())
     if folder and os.environ.get("SUDO_UID") and os.geteuid() == 0:
         os.chown(folder, int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", "-1")))
     path = args.save or str(Path(folder or "") / "live.vtrace")
@@ -74,12 +74,6 @@ def run(args: argparse.Namespace) -> int:
             shutil.rmtree(folder, ignore_errors=True)
     say(f"{words}; saved in {args.save}" if args.save else words)
     return code
-
-
-def spool() -> str | None:
-    """Return the folder for a recording that is not kept; None for the system's own choice."""
-    # Large files are for /var/tmp: /tmp may be memory.
-    return os.environ.get("TMPDIR") or ("/var/tmp" if Path("/var/tmp").is_dir() else None)
 
 
 def options_of(args: argparse.Namespace) -> list[str]:

@@ -6,9 +6,13 @@ import argparse
 import os
 import re
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from vtrace.cli import options
+from vtrace.cli import options, say
 from vtrace.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -78,18 +82,44 @@ def geometry(text: str) -> tuple[int, int]:
 def run(args: argparse.Namespace) -> int:
     """Show the recording; return the exit code."""
     path = options.input_path(args)
-    if path == "-":
-        raise UsageError("view: a pipe can be read once; save it in a file to look at it")
     if not args.snapshot and not on_terminal():
         return report(path, args)
     from vtrace.browse import Browser
 
-    browser = Browser(path, follow=args.follow, zone=zone_of(args))
-    try:
-        browser.start()
-        return show(browser, args)
-    finally:
-        browser.close()
+    with own_file(path, args) as own:
+        browser = Browser(own, follow=args.follow, zone=zone_of(args))
+        browser.name = path
+        try:
+            browser.start()
+            return show(browser, args)
+        finally:
+            browser.close()
+
+
+@contextmanager
+def own_file(path: str, args: argparse.Namespace) -> Iterator[str]:
+    """Return a file that can be read anywhere: that of PATH, or a copy that is gone afterwards.
+
+    Raises:
+        UsageError: It is to be followed and is no recording of vtrace.
+    """
+    from parsers.opening import is_own, open_any
+
+    if path != "-" and is_own(path):
+        yield path
+        return
+    if args.follow:
+        raise UsageError(f"{path}: only a file that vtrace record writes can be followed")
+    from parsers.tracefile import TraceWriter
+    from vtrace.recorder.child import spool_folder
+
+    with tempfile.TemporaryDirectory(prefix="vtrace-", dir=spool_folder()) as folder:
+        copy = str(Path(folder) / "view.vtrace")
+        say(f"reading {path}")
+        with open_any(path) as trace, TraceWriter(copy) as writer:
+            for batch in trace.batches():
+                writer.write(batch)
+        yield copy
 
 
 def zone_of(args: argparse.Namespace) -> Any:
@@ -138,6 +168,9 @@ def show(browser: Browser, args: argparse.Namespace) -> int:
         return ExitCode.OK
     from vtrace.tui.run import run_app
 
+    if not sys.stderr.isatty():
+        # Textual draws there; what is redirected are messages.
+        sys.__stderr__ = sys.__stdout__  # type: ignore[misc]
     return run_app(
         browser,
         view=args.screen,

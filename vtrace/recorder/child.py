@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from typing import Final, Self
 import vtrace
 from vtrace.errors import ExitCode, VtraceError
 
-__all__ = ["RecorderChild"]
+__all__ = ["RecorderChild", "spool_folder"]
 
 _MAIN: Final = (
     "import sys; sys.path.insert(0, {root!r}); from vtrace.cli import main; sys.exit(main())"
@@ -128,3 +129,9 @@ class RecorderChild:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def spool_folder() -> str | None:
+    """Return the folder for a recording that is not kept; None for the system's own choice."""
+    # Large files are for /var/tmp: /tmp may be memory.
+    return os.environ.get("TMPDIR") or ("/var/tmp" if Path("/var/tmp").is_dir() else None)
