@@ -228,7 +228,7 @@ class VtraceApp(TakingApp):
         """Show what the screen says of itself, and the keys in force."""
         view = self.view
         if view is not None and view is self.screen:
-            self.push_screen(HelpScreen(help_text(view)))
+            self.push_screen(HelpScreen(help_text(view, min(self.size.width * 95 // 100, 100) - 7)))
 
     def action_filter(self) -> None:
         """Write a filter."""

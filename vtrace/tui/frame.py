@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from rich.segment import Segment
 from rich.style import Style
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from vtrace.tui.base import ViewScreen
 
 __all__ = ["FrameHeader", "KeyLine", "elapsed_text"]
+
+
+ORDER: Final = {"filter": 1, "pause": 2, "export": 3}
+"""Keys of everywhere stand behind those of the screen, in this order."""
 
 
 def elapsed_text(ns: int) -> str:
@@ -200,6 +204,7 @@ class KeyLine(Lines):
                 continue
             seen.add(binding.action)
             (last if binding.system else first).append(binding)
+        first.sort(key=lambda binding: ORDER.get(binding.id or "", 0))
         ends = [self._shown(binding) for binding in last]
         room = self.size.width - sum(text.cell_len + 2 for text in ends)
         line = Text(" ")

@@ -48,6 +48,8 @@ class GridColumn:
     sortable: bool = False
     grow: bool = False
     """It takes room that is left."""
+    least: int = 0
+    """Cells that it shrinks to before it leaves; 0: it does not."""
     fit: bool = False
     """It is as wide as its widest text, ``width`` at most; for rows that are all in memory."""
 
@@ -359,6 +361,12 @@ class Grid(ScrollView, can_focus=True, inherit_bindings=False):
                 gap = 1
                 break
             last = max(at for at, (_, column) in enumerate(kept) if column.rank == rank)
+            index, column = kept[last]
+            over = _taken(kept, 1) - room
+            if column.least and column.width - over >= column.least:
+                kept[last] = index, replace(column, width=column.width - over)
+                gap = 1
+                break
             del kept[last]
         self._gap = gap
         left = room - _taken(kept, gap)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from rich.text import Text
@@ -25,11 +27,12 @@ MARKS_HELP: Final = (
 )
 
 
-def help_text(view: ViewScreen) -> Text:
+def help_text(view: ViewScreen, width: int = 90) -> Text:
     """Return the help of a screen, with the keys as they are bound now."""
     text = Text(no_wrap=False)
     text.append(f"{view.view_title}\n\n", style="title")
-    text.append(view.help.strip() + "\n")
+    for line in flowed(view.help, max(width, 30)):
+        text.append(line + "\n")
     sections: dict[str, dict[str, tuple[list[str], Binding]]] = {
         "on this screen": {},
         "in a table": {},
@@ -65,6 +68,36 @@ def help_text(view: ViewScreen) -> Text:
         style="dim",
     )
     return text
+
+
+def flowed(text: str, width: int) -> list[str]:
+    """Return a text in lines of a width.
+
+    A line with two spaces in it is a word and what it means; lines that begin with a space go on
+    with it.
+    """
+    lines: list[str] = []
+    for paragraph in re.split(r"\n[ ]*\n", text.strip("\n")):
+        if lines:
+            lines.append("")
+        parts: list[str] = []
+        for line in paragraph.splitlines():
+            item = re.match(r"\s*\S+(?: \S+)*?\s{2,}(?=\S)", line)
+            deep = re.match(r"\s{3,}", line)
+            if item and not deep:
+                parts.append(line)
+            elif parts:
+                parts[-1] += " " + line.strip()
+            else:
+                parts.append(line)
+        for part in parts:
+            item = re.match(r"\s*\S+(?: \S+)*?\s{2,}(?=\S)", part)
+            hang = " " * len(item[0]) if item else ""
+            begin = item[0] if item else ""
+            lines += textwrap.wrap(
+                part[len(begin) :], width, initial_indent=begin, subsequent_indent=hang
+            )
+    return lines
 
 
 class HelpScreen(ModalScreen[None]):

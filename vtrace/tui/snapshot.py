@@ -161,7 +161,7 @@ async def _complete(app: VtraceApp) -> bool:
 
 
 def _shot(app: VtraceApp) -> Shot:
-    svg = app.export_screenshot(title="vtrace")
+    svg = app.export_screenshot(title="vtrace", simplify=True)
     # Nothing is fetched from elsewhere when the picture is opened, and a text does not begin with
     # spaces, which some programs leave out.
     svg = _LEADING.sub(_without_leading, _FONTS.sub("", svg))

@@ -76,6 +76,7 @@ def text_column(
     rank: int = 0,
     right: bool = False,
     grow: bool = False,
+    least: int = 0,
     show: Callable[[Any], str] = str,
 ) -> ViewColumn:
     """Return a column of the table as it is; what is missing is ``-``."""
@@ -84,7 +85,9 @@ def text_column(
         texts = ["-" if one is None else clean(show(one)) for one in page.lists([name])[0]]
         return [Text(text, style=style) for text in texts] if style else list(texts)
 
-    return ViewColumn(GridColumn(name, head, width, right=right, rank=rank, grow=grow), cells)
+    return ViewColumn(
+        GridColumn(name, head, width, right=right, rank=rank, grow=grow, least=least), cells
+    )
 
 
 def time_column(app: Callable[[], VtraceApp], name: str = "time_ns") -> ViewColumn:
@@ -132,7 +135,9 @@ def lifecycle_columns(place: Place, app: Callable[[], VtraceApp]) -> list[ViewCo
         ViewColumn(GridColumn("bytes", "bytes", 6, right=True, rank=2), _bytes),
         *(event(name) for name in EVENTS),
         ViewColumn(GridColumn("outcome", "outcome", 9, rank=11), _outcomes),
-        text_column("flow", "packet", 16, grow=True, rank=1, show=lambda text: text or ""),
+        text_column(
+            "flow", "packet", 30, grow=True, rank=1, least=12, show=lambda text: text or ""
+        ),
     ]
 
 

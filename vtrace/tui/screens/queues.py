@@ -15,13 +15,22 @@ from vtrace.tui.figures import QueueFigures, is_idle, queue_figures, rate_text, 
 from vtrace.tui.grid import Cell, GridColumn
 from vtrace.tui.place import Place
 from vtrace.tui.sums import SumRow, SumsScreen
+from vtrace.tui.widgets.stages import StagesView
 
 if TYPE_CHECKING:
+    from textual.app import ComposeResult
+
     from vtrace.browse.snapshot import Snapshot
 
 __all__ = ["QueuesScreen"]
 
 SPARK: Final = 14
+FRAME: Final = 4
+"""Lines of header, headings and keys."""
+DETAIL: Final = 14
+"""Lines of the stages."""
+MANY_LINES: Final = 20
+"""So many lines are enough for any list."""
 MANY_IDLE: Final = 4
 """More queues than this that did nothing stand behind one line."""
 
@@ -97,6 +106,43 @@ schedule_p99_ns > 1ms."""
         super().__init__(place, **hints)
         self.show_idle = bool(hints.get("show_idle"))
         self._figures: dict[Any, QueueFigures] = {}
+        self._detailed: Any = None
+
+    DEFAULT_CSS = """
+    QueuesScreen StagesView { height: 14; display: none; border-left: none; }
+    QueuesScreen.detailed StagesView { display: block; }
+    """
+
+    def compose_view(self) -> ComposeResult:
+        """Yield the table, and where the time of the queue under the cursor goes."""
+        yield from super().compose_view()
+        yield StagesView(id="stages")
+
+    def on_figures(self, snapshot: Snapshot) -> None:
+        """Draw the queues."""
+        super().on_figures(snapshot)
+        self._detail()
+
+    def on_resize(self) -> None:
+        """Show the stages where there is room."""
+        self._detail()
+
+    def on_grid_moved(self) -> None:
+        """Show the stages of another queue."""
+        self._detail()
+
+    def _detail(self) -> None:
+        if not self.is_mounted:
+            return
+        one = self._figures.get(self.cursor_key)
+        room = self.size.height - FRAME - DETAIL
+        fits = room > len(self._rows) or room >= MANY_LINES
+        self.set_class(fits and one is not None, "detailed")
+        stages = self.query_one(StagesView)
+        if one is None or not fits or (one.row == stages.row and one.key == self._detailed):
+            return
+        self._detailed = one.key
+        stages.show(one.row, clean(" ".join(one.key)))
 
     def sum_rows(self, snapshot: Snapshot) -> list[SumRow]:
         """Return the queues of the place."""

@@ -1,0 +1,113 @@
+"""Pictures of screens; ``python -m tests.tui.test_snapshots`` takes those that are kept anew."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC
+from pathlib import Path
+
+import pytest
+
+from vtrace.browse import Browser
+from vtrace.errors import InputError, UsageError
+from vtrace.tui import snapshot
+from vtrace.tui.place import Place
+from vtrace.tui.snapshot import take_snapshot, write_snapshot
+
+SHOTS = Path(__file__).parent / "shots"
+TRACES = Path(__file__).parents[2] / "examples" / "traces"
+RX = Place(vm="web1", device="nic0", queue="rx0")
+SMALL, LARGE = (80, 24), (160, 48)
+
+KEPT = {
+    "queues-80x24-dark": {"view": "queues", "size": SMALL, "theme": "dark"},
+    "queues-80x24-light": {"view": "queues", "size": SMALL, "theme": "light"},
+    "queues-160x48-dark": {"view": "queues", "size": LARGE, "theme": "dark"},
+    "queues-160x48-light": {"view": "queues", "size": LARGE, "theme": "light"},
+    "vms-80x24-light": {"view": "vms", "size": SMALL, "theme": "light"},
+    "chains-80x24-dark": {"view": "chains", "place": RX, "size": SMALL, "theme": "dark"},
+    "chains-160x48-light": {"view": "chains", "place": RX, "size": LARGE, "theme": "light"},
+    "exits-80x24-dark": {"view": "exits", "size": SMALL, "theme": "dark"},
+    "filter-80x24-dark": {
+        "view": "chains",
+        "place": RX,
+        "size": SMALL,
+        "theme": "dark",
+        "keys": ("slash", *"schedule_ns", "space", "greater_than_sign", "space", *"1mz"),
+    },
+}
+
+
+def taken(name):
+    browser = Browser(str(TRACES / "ringfull.vtrace"), zone=UTC)
+    browser.start()
+    try:
+        return take_snapshot(browser, judge=False, **KEPT[name])
+    finally:
+        browser.close()
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_screens_look_as_they_did(name, tmp_path, monkeypatch):
+    path = SHOTS / f"{name}.svg"
+    found = taken(name).svg
+    if found != path.read_text(encoding="utf-8"):
+        new = tmp_path / path.name
+        new.write_text(found, encoding="utf-8")
+        words = texts(path.read_text(encoding="utf-8")), texts(found)
+        assert words[0] == words[1], f"{new} is not {path}"
+        pytest.fail(f"{new} has other colours than {path}")
+
+
+def texts(svg):
+    lines = {}
+    for y, x, text in re.findall(r'<text [^>]*?x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)<', svg):
+        lines.setdefault(float(x), []).append((float(y), text.replace("&#160;", " ")))
+    return ["".join(text for _, text in sorted(parts)) for _, parts in sorted(lines.items())]
+
+
+def test_a_time_and_a_filter_are_in_the_picture():
+    browser = Browser(str(TRACES / "quiet.vtrace"), zone=UTC)
+    browser.start()
+    try:
+        shot = take_snapshot(
+            browser, view="chains", filter_text="position < 3", at="2.5s", judge=False, theme="dark"
+        )
+        with pytest.raises(UsageError, match="is no time"):
+            take_snapshot(browser, at="soon")
+    finally:
+        browser.close()
+    assert "at 12:27:49.541710 held" in shot.text
+    assert "position < 3 ✓" in shot.text
+    assert " of 6 chains" in shot.text
+
+
+def test_the_verdict_of_the_diagnosis_is_in_the_picture():
+    browser = Browser(str(TRACES / "ringfull.vtrace"), zone=UTC)
+    browser.start()
+    try:
+        shot = take_snapshot(browser, size=(120, 20), theme="dark")
+    finally:
+        browser.close()
+    line = next(line for line in shot.text.splitlines() if "rx0" in line)
+    assert re.search(r"R\d", line)
+
+
+def test_a_place_that_cannot_be_written_and_a_screen_that_does_not_come(tmp_path, monkeypatch):
+    browser = Browser(str(TRACES / "quiet.vtrace"))
+    monkeypatch.setattr(snapshot, "PATIENCE_S", 0.3)
+    with pytest.raises(InputError, match="was not complete"):
+        take_snapshot(browser, judge=False)
+    monkeypatch.undo()
+    browser.start()
+    try:
+        with pytest.raises(InputError, match="cannot be written"):
+            write_snapshot(browser, str(tmp_path / "no" / "one.svg"), theme="dark")
+    finally:
+        browser.close()
+
+
+if __name__ == "__main__":
+    SHOTS.mkdir(exist_ok=True)
+    for kept in KEPT:
+        (SHOTS / f"{kept}.svg").write_text(taken(kept).svg, encoding="utf-8")
