@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import vtrace.browse.verdict as judging
+from parsers.tracefile import TraceWriter, open_trace
 from tests.cli import diagnoses
+from vtrace.browse import Browser
 from vtrace.browse.snapshot import Snapshot, State
 from vtrace.browse.verdict import Judge, JudgeState, queue_texts, short_text
 from vtrace.cli import main
@@ -95,6 +97,32 @@ def test_a_file_that_is_none_is_a_sentence(judged, tmp_path):
 def test_a_recording_that_could_not_be_opened_is_not_judged(judged):
     judge = judged("no such file", lambda: Snapshot(state=State.FAILED, sentence="It is gone."))
     assert settled(judge, ended).sentence == "It is gone."
+
+
+def test_a_file_that_grows_and_then_ends(judged, tmp_path, capsys):
+    path = tmp_path / "growing.vtrace"
+    with open_trace(RINGFULL) as trace:
+        batches = list(trace.batches())
+    browser = None
+    try:
+        with TraceWriter(path) as writer:
+            for batch in batches[:9]:
+                writer.write(batch)
+            browser = Browser(str(path), follow=True)
+            browser.start()
+            judge = judged(path, lambda: browser.snapshot)
+            verdict = settled(judge, lambda verdict: verdict.diagnosis is not None)
+            assert verdict.until_ns is not None
+            command = ["diagnose", "--json", "--until", str(verdict.until_ns), str(path)]
+            main(command)
+            assert as_json(verdict.diagnosis) == json.loads(capsys.readouterr().out)
+            for batch in batches[9:]:
+                writer.write(batch)
+        verdict = settled(judge, lambda verdict: verdict.diagnosis and verdict.until_ns is None)
+        assert verdict.diagnosis.findings[0].packets == 249
+    finally:
+        if browser is not None:
+            browser.close()
 
 
 # What is due when: with a diagnosis that takes no time

@@ -12,10 +12,10 @@ from textual.containers import Horizontal
 
 from vtrace.browse.snapshot import State
 from vtrace.tables import LIFECYCLES
-from vtrace.tables.human import count_text, duration_text
+from vtrace.tables.human import count_text
 from vtrace.tui.base import Selection, ViewScreen
-from vtrace.tui.grid import Cell, Grid, GridColumn, RowList
-from vtrace.tui.widgets.chain import chain_texts
+from vtrace.tui.grid import Grid, RowList
+from vtrace.tui.widgets.chain import BATCH_COLUMNS, batch_cells, chain_texts
 from vtrace.tui.widgets.hexdump import HexPane
 from vtrace.tui.widgets.layers import LayersPane
 from vtrace.tui.widgets.pane import Line, LinesPane
@@ -86,9 +86,9 @@ the room. Enter opens the timeline around it; on a chain of its batch, that chai
     ChainScreen #below { height: 1fr; min-height: 5; }
     ChainScreen #stages { width: 3fr; }
     ChainScreen #layers, ChainScreen #bytes { width: 1fr; }
-    ChainScreen #batch { width: 2fr; height: 1fr; border-top: solid $surface-lighten-2;
+    ChainScreen #batch { width: 2fr; height: 1fr; border-top: solid $foreground 25%;
                          border-title-color: $foreground 70%; }
-    ChainScreen #batch.beside { border-left: solid $surface-lighten-2; }
+    ChainScreen #batch.beside { border-left: solid $foreground 25%; }
     ChainScreen #batch:focus { border-top: solid $primary; border-title-color: $primary; }
     """
 
@@ -219,7 +219,7 @@ the room. Enter opens the timeline around it; on a chain of its batch, that chai
             self.query_one(HexPane).show_bytes(b"", 0, "No bytes of it are in the recording.")
         batch = self.query_one("#batch", Grid)
         keys = [row["position"] for row in found.rows]
-        batch.set_source(RowList([_batch_cells(row) for row in found.rows], keys))
+        batch.set_source(RowList([batch_cells(row) for row in found.rows], keys))
         batch.go_to(found.index)
         self.fit_panes()
 
@@ -314,39 +314,3 @@ def _shown(chain: FoundChain) -> Shown:
 
     length = frame.length or len(frame.data)
     return Shown(chain, rows, frame, layers_of(frame), frame.data, length, chain.index)
-
-
-# Those of its batch
-
-BATCH_COLUMNS: Final = (
-    GridColumn("position", "position", 10, right=True),
-    GridColumn("head", "head", 5, right=True, rank=3),
-    GridColumn("bytes", "bytes", 7, right=True, rank=2),
-    GridColumn("pop", "pop", 8, right=True, rank=1),
-    GridColumn("used", "used", 8, right=True),
-    GridColumn("packet", "packet", 12, grow=True, rank=1),
-)
-
-
-def _batch_cells(row: dict[str, Any]) -> list[Cell]:
-    size = row["readable_bytes"] if row["direction"] == "tx" else row["used_bytes"]
-    start = row["time_ns"]
-
-    def past(name: str) -> Cell:
-        time = row[name]
-        if time is None or start is None:
-            return Text("?", style="alarm") if row[_state(name)] == "lost" else "-"
-        return f"+{duration_text(time - start)}" if time > start else "0"
-
-    return [
-        count_text(row["position"]),
-        Text(count_text(row["head"]), style="dim"),
-        "-" if size is None else count_text(size),
-        past("pop_ns"),
-        past("used_ns"),
-        row["flow"] or "",
-    ]
-
-
-def _state(name: str) -> str:
-    return name.removesuffix("_ns") + "_state"

@@ -13,13 +13,13 @@ from textual.widgets import Static
 from vtrace.browse.snapshot import State
 from vtrace.browse.verdict import JudgeState, Verdict, of_place
 from vtrace.diagnose.prose.headline import Times
-from vtrace.tables.human import count_text, duration_text
+from vtrace.tables.human import count_text
 from vtrace.text import clean
 from vtrace.tui.grid import Cell, Grid, GridColumn, RowList
 from vtrace.tui.place import Place
 from vtrace.tui.rows import RowsScreen
 from vtrace.tui.sources import ViewColumn, text_column, time_column
-from vtrace.tui.widgets.finding import Opens, sentence_lines, verdict_view
+from vtrace.tui.widgets.finding import Opens, stretch_lines, verdict_view, waiting_lines
 from vtrace.tui.widgets.pane import Line, LinesPane
 from vtrace.tui.widgets.panes import PANE_BINDINGS, Panes
 
@@ -70,15 +70,15 @@ takes a tenth of a CPU at most. e shows all evidence, or what matters most."""
     DropsScreen #panes { height: 1fr; }
     DropsScreen #verdict { height: 1fr; width: 1fr; border-top: none; }
     DropsScreen #lists { width: 1fr; height: auto; }
-    DropsScreen #reasons { height: auto; border-top: solid $surface-lighten-2;
+    DropsScreen #reasons { height: auto; border-top: solid $foreground 25%;
                            border-title-color: $foreground 70%; }
-    DropsScreen #rows { height: 1fr; border-top: solid $surface-lighten-2;
+    DropsScreen #rows { height: 1fr; border-top: solid $foreground 25%;
                         border-title-color: $foreground 70%; }
     DropsScreen #reasons:focus, DropsScreen #rows:focus {
         border-top: solid $primary; border-title-color: $primary; border-title-style: bold; }
     DropsScreen.beside #panes { layout: horizontal; }
     DropsScreen.beside #verdict { width: 3fr; }
-    DropsScreen.beside #lists { width: 2fr; height: 1fr; border-left: solid $surface-lighten-2; }
+    DropsScreen.beside #lists { width: 2fr; height: 1fr; border-left: solid $foreground 25%; }
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -159,7 +159,7 @@ takes a tenth of a CPU at most. e shows all evidence, or what matters most."""
         pane = self.query_one("#verdict", LinesPane)
         if verdict.diagnosis is None:
             self._about = ()
-            pane.set_lines(lambda width: _waiting(verdict, width))
+            pane.set_lines(lambda width: waiting_lines(verdict, width))
             return
         about = (
             *(id(verdict.diagnosis), verdict.sentence, self.place, self.time_base),
@@ -180,7 +180,7 @@ takes a tenth of a CPU at most. e shows all evidence, or what matters most."""
 
         def lines(width: int) -> list[Line]:
             return [
-                *_about(verdict, width, times),
+                *stretch_lines(verdict, width, times),
                 *verdict_view(diagnosis, times, width, verbose=verbose),
             ]
 
@@ -316,30 +316,6 @@ takes a tenth of a CPU at most. e shows all evidence, or what matters most."""
 
 def _quoted(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"')
-
-
-def _waiting(verdict: Verdict, width: int) -> list[Line]:
-    if verdict.state is JudgeState.FAILED:
-        return sentence_lines(verdict.sentence, width, "alarm")
-    if verdict.state is JudgeState.RUNNING:
-        done = f"{verdict.progress:.0%}" if verdict.progress else "begun"
-        return sentence_lines(f"The recording is being diagnosed: {done}.", width, "dim")
-    if verdict.sentence:
-        return sentence_lines(verdict.sentence, width, "dim")
-    return sentence_lines("The diagnosis begins when the recording has been read.", width, "dim")
-
-
-def _about(verdict: Verdict, width: int, times: Times) -> list[Line]:
-    lines = []
-    if verdict.until_ns is not None:
-        since, until = verdict.since_ns, times.text(verdict.until_ns)
-        text = f"Up to {until}"
-        if since is not None:
-            text = f"{times.text(since)} to {until}, {duration_text(verdict.until_ns - since)}"
-        lines += sentence_lines(f"{text}; the recording goes on.", width, "dim")
-    if verdict.sentence:
-        lines += sentence_lines(f"No newer verdict: {verdict.sentence}", width, "alarm")
-    return lines
 
 
 # The lists

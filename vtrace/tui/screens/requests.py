@@ -56,7 +56,7 @@ vtrace requests -Y: operation == OUT and service_ns > 10ms, failed, lun == 1."""
     DEFAULT_CSS = """
     RequestsScreen #top { height: auto; }
     RequestsScreen #more { height: auto; border-top: none; }
-    RequestsScreen #rows { height: 1fr; border-top: solid $surface-lighten-2;
+    RequestsScreen #rows { height: 1fr; border-top: solid $foreground 25%;
                            border-title-color: $foreground 70%; }
     RequestsScreen #rows:focus { border-top: solid $primary; border-title-color: $primary; }
     """

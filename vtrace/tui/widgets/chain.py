@@ -10,8 +10,9 @@ from rich.text import Text
 from vtrace.model import STAGES, TIME_COLUMNS
 from vtrace.tables import LIFECYCLES
 from vtrace.tables.human import count_text, duration_text
+from vtrace.tui.grid import Cell, GridColumn
 
-__all__ = ["chain_texts", "stage_texts"]
+__all__ = ["BATCH_COLUMNS", "batch_cells", "chain_texts", "stage_texts"]
 
 STATES: Final = {
     "shared": ("·", "shared", ": the event of another chain served it", "dim"),
@@ -163,3 +164,40 @@ def _neighbours(rows: Sequence[Mapping[str, Any]], index: int, width: int) -> Te
     if text.cell_len + len(span) <= width:
         text.append(span)
     return text
+
+
+# Those of its batch
+
+BATCH_COLUMNS: Final = (
+    GridColumn("position", "position", 10, right=True),
+    GridColumn("head", "head", 5, right=True, rank=3),
+    GridColumn("bytes", "bytes", 7, right=True, rank=2),
+    GridColumn("pop", "pop", 8, right=True, rank=1),
+    GridColumn("used", "used", 8, right=True),
+    GridColumn("packet", "packet", 12, grow=True, rank=1),
+)
+
+
+def batch_cells(row: Mapping[str, Any]) -> list[Cell]:
+    """Return a chain of a batch for ``BATCH_COLUMNS``; times count from when its story begins."""
+    size = row["readable_bytes"] if row["direction"] == "tx" else row["used_bytes"]
+    start = row["time_ns"]
+
+    def past(name: str) -> Cell:
+        time = row[name]
+        if time is None or start is None:
+            return Text("?", style="alarm") if row[_state(name)] == "lost" else "-"
+        return f"+{duration_text(time - start)}" if time > start else "0"
+
+    return [
+        count_text(row["position"]),
+        Text(count_text(row["head"]), style="dim"),
+        "-" if size is None else count_text(size),
+        past("pop_ns"),
+        past("used_ns"),
+        row["flow"] or "",
+    ]
+
+
+def _state(name: str) -> str:
+    return name.removesuffix("_ns") + "_state"

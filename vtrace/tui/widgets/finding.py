@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
+from vtrace.browse.verdict import JudgeState
 from vtrace.diagnose.findings import Burst, Certainty, Evidence
 from vtrace.diagnose.prose.lines import wrapped
 from vtrace.diagnose.prose.verdict import (
@@ -18,14 +19,16 @@ from vtrace.diagnose.prose.verdict import (
     headline_lines,
     whole_flows,
 )
+from vtrace.tables.human import duration_text
 from vtrace.tui.widgets.ledger import NAMED, ledger_texts, styled
 from vtrace.tui.widgets.pane import Line
 
 if TYPE_CHECKING:
+    from vtrace.browse.verdict import Verdict
     from vtrace.diagnose.findings import Diagnosis, Finding
     from vtrace.diagnose.prose.headline import Times
 
-__all__ = ["Opens", "sentence_lines", "verdict_view"]
+__all__ = ["Opens", "sentence_lines", "stretch_lines", "verdict_view", "waiting_lines"]
 
 OPENS: Final = (Evidence, Burst)
 HERE: Final = "▸"
@@ -123,3 +126,29 @@ def _label(text: Text, *, leads: bool) -> None:
 def sentence_lines(text: str, width: int, style: str = "text") -> list[Line]:
     """Return a sentence in lines."""
     return [Line(Text(line, style=style)) for line in wrapped(text, min(width, 96))]
+
+
+def waiting_lines(verdict: Verdict, width: int) -> list[Line]:
+    """Return why there is no verdict yet, or none at all."""
+    if verdict.state is JudgeState.FAILED:
+        return sentence_lines(verdict.sentence, width, "alarm")
+    if verdict.state is JudgeState.RUNNING:
+        done = f"{verdict.progress:.0%}" if verdict.progress else "begun"
+        return sentence_lines(f"The recording is being diagnosed: {done}.", width, "dim")
+    if verdict.sentence:
+        return sentence_lines(verdict.sentence, width, "dim")
+    return sentence_lines("The diagnosis begins when the recording has been read.", width, "dim")
+
+
+def stretch_lines(verdict: Verdict, width: int, times: Times) -> list[Line]:
+    """Return which part of a recording a verdict is about, and why there is no newer one."""
+    lines = []
+    if verdict.until_ns is not None:
+        since, until = verdict.since_ns, times.text(verdict.until_ns)
+        text = f"Up to {until}"
+        if since is not None:
+            text = f"{times.text(since)} to {until}, {duration_text(verdict.until_ns - since)}"
+        lines += sentence_lines(f"{text}; the recording goes on.", width, "dim")
+    if verdict.sentence:
+        lines += sentence_lines(f"No newer verdict: {verdict.sentence}", width, "alarm")
+    return lines

@@ -41,10 +41,10 @@ class LinesPane(ScrollView, can_focus=True, inherit_bindings=False):
     LinesPane {
         height: 1fr; background: $background; color: $foreground;
         overflow-x: hidden; scrollbar-size-vertical: 1;
-        border-top: solid $surface-lighten-2; border-title-color: $foreground 70%;
+        border-top: solid $foreground 25%; border-title-color: $foreground 70%;
         border-subtitle-color: $foreground 60%; padding: 0;
     }
-    LinesPane.beside { border-left: solid $surface-lighten-2; }
+    LinesPane.beside { border-left: solid $foreground 25%; }
     LinesPane:focus {
         border-top: solid $primary; border-title-color: $primary; border-title-style: bold;
     }
