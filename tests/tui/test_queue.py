@@ -116,6 +116,8 @@ def test_stages_fit(width):
 def test_a_queue_shows_ring_stages_and_chains(size):
     async def steps(one):
         await one.shows("ring", "split · 256 · event-idx", "u used", "1,251 of 1,251 chains")
+        # The newest chain is on the screen.
+        await one.until(lambda: " 1351 " in one.text.replace(",", ""), "not at the end")
         if size[0] >= 72:
             await one.shows("where the time goes", "needed 4 sent 4")
         else:

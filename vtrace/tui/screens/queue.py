@@ -102,6 +102,11 @@ Below: the chains. Enter opens one with its packet."""
         self.set_class(width < BESIDE, "one")
         wanted = max(min(int(height * 0.52), 26), min(11, height - 8))
         self.query_one("#top").styles.height = max(wanted, 4)
+        # The cursor stays on the screen when the table becomes lower.
+        self.call_after_refresh(self._show_cursor)
+
+    def _show_cursor(self) -> None:
+        self.grid.show_row(self.grid.cursor)
 
     def action_other_pane(self) -> None:
         """Show the stages in the place of the ring, or the ring again, where one has room."""
@@ -205,6 +210,13 @@ Below: the chains. Enter opens one with its packet."""
             self.query_one("#status", Static).update(clean(text))
             return
         super().show_note(text)
+
+    def show_status(self) -> None:
+        """Say where the cursor is; it stays on the screen while chains come."""
+        super().show_status()
+        if self.grid.follow:
+            # Once the table knows how long it is.
+            self.call_after_refresh(self._show_cursor)
 
     def on_grid_opened(self) -> None:
         """Open the chain with its packet."""
