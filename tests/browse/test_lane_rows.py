@@ -48,6 +48,14 @@ def test_the_lanes_tell_the_story(browser):
         assert len(row.chars) == len(row.styles) == 80
     drops = {"ringfull": "249"}.get(name)
     assert (rows["drops"].note if drops else None) == drops
+    # Closer, each is counted once still, and the lanes are the same.
+    if drops:
+        first = one.lanes.drops()[0]
+        near, rows_near = rows_of(one, None, 200, first.first_ns - 500_000, first.last_ns + 500_000)
+        assert rows_near["drops"].note == drops
+        assert [row.label for row in near.rows if "rx0" in row.label] == [
+            row.label for row in made.rows if "rx0" in row.label
+        ]
     if name == "ringfull":
         # QEMU was stopped for a second of five and a half.
         assert 0.15 < rows["vCPU 0"].chars.count("■") / 80 < 0.3

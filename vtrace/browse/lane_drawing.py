@@ -76,7 +76,14 @@ def draw(
         window = sums.exact(browser.batches(begin, until, COLUMNS), t0, t1, columns)
     else:
         window = sums.window(t0, t1, columns)
-    lanes = Lanes(window, metadata, vm=place.vm, device=place.device, queue=place.queue)
+    lanes = Lanes(
+        window,
+        metadata,
+        vm=place.vm,
+        device=place.device,
+        queue=place.queue,
+        present=sums.present(),
+    )
     rows = lanes.rows()
     popped = int(sum(one.chains.sum() for one in lanes.queues()))
     room -= len(rows)

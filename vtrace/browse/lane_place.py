@@ -30,6 +30,8 @@ class LanePlace:
     vm: str | None = None
     device: str | None = None
     queue: str | None = None
+    present: Mapping[int, set[str]] = field(default_factory=dict)
+    """What each queue has at other times: its lanes stay while the time is moved."""
     _unread: NDArray[np.bool_] = field(init=False)
     _unseen: dict[str, list[str]] = field(init=False)
 
@@ -50,6 +52,13 @@ class LanePlace:
         section = self.metadata.get(name)
         found = section.get(str(number)) if isinstance(section, Mapping) else None
         return found if isinstance(found, Mapping) else {}
+
+    def has(self, one: QueueLane, name: str) -> bool:
+        """Return whether a queue has a count or a level, here or at other times."""
+        values = getattr(one, name)
+        level = name in ("flight", "avail", "tap")
+        here = bool((values >= 0).any() if level else values.any())
+        return here or name in self.present.get(one.id, ())
 
     # -- who is here -----------------------------------------------------------------------------
 

@@ -143,13 +143,14 @@ class Lanes(LanePlace):
         backend = str(self.queue_row(one.id).get("backend") or "vhost")
         unseen = self._unseen.get("qemu" if backend == "qemu" else "vhost", [])
         rows = []
-        for what, counts, char, time in (
-            ("kick", one.kicks, "▼", "kick_ns"),
-            ("irq", one.interrupts, "▲", "irq_ns"),
+        for what, name_of, char, time in (
+            ("kick", "kicks", "▼", "kick_ns"),
+            ("irq", "interrupts", "▲", "irq_ns"),
         ):
+            counts = getattr(one, name_of)
             if time in unseen:
                 rows.append(_absent(f"{what} {name}", "not probed", what=what, about=one.id))
-            elif counts.any() or what == "kick":
+            elif self.has(one, name_of) or what == "kick":
                 marks = [char if count else " " for count in counts]
                 note = count_text(int(counts.sum()))
                 styles = ["cyan" if what == "kick" else "magenta"] * len(marks)
@@ -162,14 +163,14 @@ class Lanes(LanePlace):
         size = one.size if one.size < 1 << 15 else None
         of = f"/{size}" if size else ""
         rows = []
-        at_least = "≥ " if one.at_least else ""
-        if (one.flight >= 0).any():
-            note = f"in flight {at_least}{count_text(int(one.flight.max()))}{of}"
+        at_least = "at least " if one.at_least else ""
+        if self.has(one, "flight"):
+            note = f"in flight {at_least}{count_text(int(one.flight.max(initial=0)))}{of}"
             chars, styles = self._bars(one.flight, size, "cyan", full=True)
             rows.append(self._row(f"ring {name}", "flight", chars, styles, note, one.id))
-        if (one.avail >= 0).any():
-            least = int(one.avail[one.avail >= 0].min())
-            most = int(one.avail.max())
+        if self.has(one, "avail"):
+            known = one.avail[one.avail >= 0]
+            least, most = int(known.min(initial=one.size)), int(known.max(initial=0))
             note = f"buffers ≥ {least:,}{of}" if rx else f"waiting ≤ {most:,}{of}"
             chars, styles = self._bars(one.avail, size, "teal")
             if rx:
@@ -180,11 +181,11 @@ class Lanes(LanePlace):
             label = f"{'buffers' if rx else 'waiting'} {name}"
             loud = bool(rx and one.starved.any())
             rows.append(self._row(label, "avail", chars, styles, note, one.id, loud=loud))
-        if (one.tap >= 0).any():
+        if self.has(one, "tap"):
             chars, styles = self._bars(one.tap, max(int(one.tap.max()), 1), "blue")
             for at in np.flatnonzero(one.refused).tolist():
                 chars[at], styles[at] = "█", "alarm"
-            note = f"≤ {count_text(int(one.tap.max()))} packets"
+            note = f"≤ {count_text(int(one.tap.max(initial=0)))} packets"
             full = int(one.refused.sum())
             if full:
                 note = f"FULL: refused {count_text(full)}"
@@ -216,17 +217,19 @@ class Lanes(LanePlace):
         # Drops of the queues, and of the interfaces behind them.
         behind = {self.queue_row(one.id).get("interface") for one in queues} - {"", None}
         total = np.zeros(self.window.columns, np.int64)
+        ever = False
         for number, lane in self.window.queues.items():
             row = self.queue_row(number)
             mine = any(one.id == number for one in queues)
             if mine or self.vm is None or row.get("interface") in behind:
                 total += lane.dropped
-        if not total.any():
+                ever |= self.has(lane, "drops") or self.has(lane, "refused")
+        if not ever:
             return []
         marks = ["✕" if count else " " for count in total]
         note = count_text(int(total.sum()))
         styles = ["alarm"] * len(marks)
-        return [self._row("drops", "drops", marks, styles, note, 0, loud=True)]
+        return [self._row("drops", "drops", marks, styles, note, 0, loud=bool(total.any()))]
 
     def _lost(self) -> list[LaneRow]:
         missing = self.window.missing

@@ -336,6 +336,21 @@ class LaneSums:
         with self._lock:
             return LaneWindow.of(self, self._one, self._pools, t0, t1, columns)
 
+    def present(self) -> dict[int, set[str]]:
+        """Return for each queue which counts and levels it has at any time of the recording."""
+        found: dict[int, set[str]] = {}
+        with self._lock:
+            for lane in range(int(self._one["queues"])):
+                pools = self._pools
+                names = {name for at, name in enumerate(k.COUNTS) if pools.counts[lane, at].any()}
+                names |= {
+                    name
+                    for at, name in enumerate(k.LEVELS)
+                    if not name.endswith("_end") and int(pools.levels[lane, at].max()) >= 0
+                }
+                found[int(pools.queues[lane]["id"])] = names
+        return found
+
     def stalls(self) -> list[Stall]:
         """Return the stalls so far, by their beginning; those that last are among them."""
         with self._lock:

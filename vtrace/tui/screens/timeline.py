@@ -86,6 +86,8 @@ A stretch of more than a million events is drawn from sums; the line below says 
         self._end = at_ns is None
         """The newest is shown, and what comes."""
         self._picture: Drawn | None = None
+        self._said = 0, ""
+        """Where a jump went, and what is there: said while the cursor is there."""
         self._wanted: tuple[int, int] | None = None
         self._picturing = False
         self._chains: View | None = None
@@ -243,6 +245,8 @@ A stretch of more than a million events is drawn from sums; the line below says 
         if not window.exact:
             how += f", from sums of {duration_text(window.bucket_ns)}"
         first = f"{self.vtrace.time_text(self._cursor_ns)}  ·  {how}"
+        if self._said[0] == self._cursor_ns and self._said[1]:
+            first += f"  ·  {self._said[1]}"
         if window.other_events:
             first += f"  ·  {count_text(window.other_events)} events of more threads or queues"
         if any(row.what == "chain" for row in made.rows):
@@ -317,8 +321,8 @@ A stretch of more than a million events is drawn from sums; the line below says 
             self.notify("these lanes have no stall")
             return
         stall = stalls[found]
+        self._said = stall.start_ns, f"◆ {stall_text(stall, made.lanes)}"
         self._jump(stall.start_ns, stall.long_ns)
-        self.notify(stall_text(stall, made.lanes), timeout=6, markup=False)
 
     def action_drop(self, step: int) -> None:
         """Go to the next drop, or with -1 to the one before."""
@@ -328,8 +332,9 @@ A stretch of more than a million events is drawn from sums; the line below says 
             self.notify("no packet was dropped, as far as was seen")
             return
         drop = drops[found]
+        span = duration_text(drop.last_ns - drop.first_ns)
+        self._said = drop.first_ns, f"✕ {count_text(drop.count)} dropped within {span}"
         self._jump(drop.first_ns, drop.last_ns - drop.first_ns)
-        self.notify(f"{count_text(drop.count)} dropped", timeout=6, markup=False)
 
     def _jump(self, at_ns: int, long_ns: int) -> None:
         # All of it on the screen, and what led to it.
