@@ -237,6 +237,19 @@ def test_pause_holds_the_figures_and_following_goes_on():
     tried(snapshot(ROWS), steps)
 
 
+def test_a_recorder_that_died_is_said_and_stays_said():
+    async def steps(app, pilot, until):
+        assert "  queues" in shown(app)[1]
+        app.browser.snapshot = snapshot(
+            ROWS, 2, state=State.CUT_SHORT, sentence="the recorder is gone: killed\x1b[2J"
+        )
+        await until(lambda: "the recorder is gone: killed\\x1b[2J" in shown(app)[2])
+        assert "cut short" in shown(app)[0]
+        assert "rx0" in shown(app)[4]
+
+    tried(snapshot(ROWS, state=State.FOLLOWING), steps)
+
+
 @pytest.mark.parametrize("size", [(60, 20), (80, 24), (40, 8), (20, 5), (200, 60)])
 def test_every_size_is_usable(size):
     async def steps(app, pilot, until):

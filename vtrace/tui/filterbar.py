@@ -127,13 +127,13 @@ class FilterBar(Widget):
     """Two lines below the header, while a filter is written."""
 
     DEFAULT_CSS = """
-    FilterBar { height: 2; background: $surface; layout: vertical; }
+    FilterBar { height: auto; background: $surface; layout: vertical; }
     FilterBar Horizontal { height: 1; }
     FilterBar #prompt { width: 3; color: $primary; text-style: bold; }
     FilterBar Input { width: 1fr; background: $surface; color: $foreground; border: none; height: 1;
                       padding: 0; }
     FilterBar Input:focus { border: none; background-tint: $surface 0%; }
-    FilterBar #says { height: 1; width: 1fr; }
+    FilterBar #says { height: auto; max-height: 3; width: 1fr; }
     """
 
     class Applied(Message):
@@ -246,9 +246,11 @@ class FilterBar(Widget):
         message = clean(_message(error))
         width = max(self.size.width, 20)
         at = max(0, min(at, width - 1))
-        if at + 2 + len(message) <= width or at < len(message) + 1:
+        if at + 2 + len(message) <= width:
             return Text(" " * at + f"^ {message}", style="alarm")
-        return Text(" " * (at - len(message) - 1) + f"{message} ^", style="alarm")
+        if len(message) + 1 <= at:
+            return Text(" " * (at - len(message) - 1) + f"{message} ^", style="alarm")
+        return Text(" " * at + f"^\n   {message}", style="alarm")
 
     def _meaning(self, text: str) -> str:
         names = re.findall(r"[A-Za-z_][\w.]*", text)

@@ -73,18 +73,25 @@ class Lines(Widget):
 
 
 class FrameHeader(Lines):
-    """Two lines: source, kernel, mode, loss, cost, time; where, and the filter."""
+    """Source, kernel, mode, loss, cost, time; where, and the filter; what went wrong."""
 
     DEFAULT_CSS = """
     FrameHeader { height: 2; background: $panel; color: $foreground; }
     """
 
     def __init__(self) -> None:
-        super().__init__(2)
+        super().__init__(3)
 
     def on_resize(self) -> None:
         """Fit the lines."""
         self.show()
+
+    def _say(self) -> None:
+        # What a person has to know of the source (it failed, the recorder is gone) stays there.
+        sentence = clean(self.vtrace.browser.snapshot.sentence)
+        self.styles.height = 3 if sentence else 2
+        style = "alarm" if self.vtrace.browser.snapshot.state is State.FAILED else "warn"
+        self.set_line(2, Text(f" {sentence}", style=style) if sentence else Text())
 
     def show(self) -> None:
         """Say how things stand now."""
@@ -92,6 +99,7 @@ class FrameHeader(Lines):
             return
         self.set_line(0, beside(self._source(), self._state(), self.size.width))
         self.set_line(1, beside(self._where(), self._filter(), self.size.width))
+        self._say()
 
     def _source(self) -> Text:
         app = self.vtrace

@@ -107,7 +107,7 @@ def event_cells(page: Page, name: str) -> list[Cell]:
     for time, state, start in zip(times, states, starts, strict=True):
         if time is None or start is None or state == "shared":
             mark = MARKS.get(state, "-" if time is None else "·")
-            cells.append(Text(mark, style="alarm" if mark == "?" else "faint"))
+            cells.append(Text(mark, style="warn" if mark == "?" else "faint"))
         else:
             past = time - start
             cells.append("0" if not past else f"{'+' if past > 0 else ''}{duration_text(past)}")
