@@ -18,7 +18,7 @@ from vtrace.diagnose.prose.headline import Times
 from vtrace.diagnose.prose.verdict import Look, verdict_lines
 from vtrace.text import cells
 from vtrace.tui.place import Place
-from vtrace.tui.widgets.finding import Opens, verdict_view
+from vtrace.tui.widgets.finding import Opens, stretch_lines, verdict_view
 from vtrace.tui.widgets.ledger import NAMED, styled
 
 TRACES = Path(__file__).resolve().parents[2] / "examples" / "traces"
@@ -171,7 +171,7 @@ def test_a_reason_shows_its_drops_and_a_drop_its_packet():
         assert one.view.filter_text == 'reason == "FULL_RING" and location == "tun_net_xmit"'
         await one.press("down", "enter")
         await one.settled("packets")
-        await one.shows("1 of 1 packet", "FULL_RING tun_net_xmit")
+        await one.shows("1 of 1 packet", "FULL_RING tun")
 
     opened(RINGFULL, "drops", steps)
 
@@ -204,6 +204,14 @@ def test_a_verdict_on_the_last_seconds(diagnosis):
         await one.shows("No newer verdict: the file is gone", "249 of 1,500")
 
     opened(RINGFULL, "drops", steps)
+
+
+def test_a_verdict_beside_figures_of_another_time():
+    lines = stretch_lines(Verdict(), 80, TIMES, scrubbed=True)
+    assert [line.text.plain for line in lines] == [
+        "The verdict is not that of the time that is held."
+    ]
+    assert stretch_lines(Verdict(), 80, TIMES) == []
 
 
 def test_nothing_was_dropped():

@@ -163,7 +163,7 @@ takes a tenth of a CPU at most. e shows all evidence, or what matters most."""
             return
         about = (
             *(id(verdict.diagnosis), verdict.sentence, self.place, self.time_base),
-            *(self._verbose, verdict.since_ns),
+            *(self._verbose, verdict.since_ns, scrubbed := self.moment is not None),
         )
         if about == self._about:
             return
@@ -180,7 +180,7 @@ takes a tenth of a CPU at most. e shows all evidence, or what matters most."""
 
         def lines(width: int) -> list[Line]:
             return [
-                *stretch_lines(verdict, width, times),
+                *stretch_lines(verdict, width, times, scrubbed=scrubbed),
                 *verdict_view(diagnosis, times, width, verbose=verbose),
             ]
 

@@ -315,10 +315,10 @@ def packet_columns(screen: RowsScreen) -> list[ViewColumn]:
     return [
         time_column(lambda: screen.vtrace),
         *(column for fixed, column in where if fixed is None),
-        text_column("flow", "packet", 29, grow=True, show=lambda text: text or "not captured"),
+        text_column("flow", "packet", 35, grow=True, show=lambda text: text or "not captured"),
         text_column("frame_bytes", "bytes", 6, right=True, rank=1, show=lambda n: f"{n:,}"),
         text_column("position", "chain", 8, right=True, rank=2, show=lambda n: f"{n:,}"),
-        ViewColumn(GridColumn("verdict", "verdict", 23), verdict_cells),
+        ViewColumn(GridColumn("verdict", "verdict", 12, grow=True), verdict_cells),
     ]
 
 

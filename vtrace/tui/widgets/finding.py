@@ -70,11 +70,12 @@ def verdict_view(
 ) -> Iterator[Line]:
     """Yield the lines of a verdict: in a sentence, finding by finding, the ledger, and the rest."""
     look = Look(width=width, style=NAMED, verbose=verbose, times=times, more="e")
-    ill = any(finding.packets for finding in diagnosis.findings)
+    doubt = diagnosis.unexplained or diagnosis.disagreements or diagnosis.loss.get("lost")
+    well = not diagnosis.findings and not doubt
     for line in headline_lines(diagnosis, look):
         text = styled(line)
         text.stylize("bold")
-        if not ill and not diagnosis.findings:
+        if well:
             text.stylize("good")
         yield Line(text)
     whole = whole_flows(diagnosis)
@@ -140,9 +141,16 @@ def waiting_lines(verdict: Verdict, width: int) -> list[Line]:
     return sentence_lines("The diagnosis begins when the recording has been read.", width, "dim")
 
 
-def stretch_lines(verdict: Verdict, width: int, times: Times) -> list[Line]:
-    """Return which part of a recording a verdict is about, and why there is no newer one."""
+def stretch_lines(
+    verdict: Verdict, width: int, times: Times, *, scrubbed: bool = False
+) -> list[Line]:
+    """Return which part of a recording a verdict is about, and why there is no newer one.
+
+    ``scrubbed``: what stands around it is of an earlier time.
+    """
     lines = []
+    if scrubbed:
+        lines += sentence_lines("The verdict is not that of the time that is held.", width, "warn")
     if verdict.until_ns is not None:
         since, until = verdict.since_ns, times.text(verdict.until_ns)
         text = f"Up to {until}"
