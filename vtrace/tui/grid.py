@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from rich.segment import Segment
 from rich.text import Text
@@ -17,8 +16,17 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from vtrace.errors import VtraceError
-from vtrace.text import cells as width_of
-from vtrace.text import clean
+from vtrace.tui.columns import (
+    Cell,
+    GridColumn,
+    Placed,
+    RowList,
+    RowSource,
+    arranged,
+    fitted,
+    fitting,
+    same,
+)
 
 if TYPE_CHECKING:
     from rich.style import Style
@@ -26,69 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Cell", "Grid", "GridColumn", "RowList", "RowSource"]
 
-Cell = str | Text
-
-GAP: Final = 2
 KEPT_ROWS: Final = 1024
+"""Rows whose cells, and whose lines, are kept."""
 WAITING: Final = "…"
-
-
-@dataclass(frozen=True, slots=True)
-class GridColumn:
-    """A column: its name, its heading, how wide it is, and when it leaves."""
-
-    key: str
-    head: str
-    width: int
-    """Cells it needs."""
-    right: bool = False
-    """Numbers stand to the right."""
-    rank: int = 0
-    """Where there is no room the highest rank leaves first; 0 never does."""
-    sortable: bool = False
-    grow: bool = False
-    """It takes room that is left."""
-    least: int = 0
-    """Cells that it shrinks to before it leaves; 0: it does not."""
-    fit: bool = False
-    """It is as wide as its widest text, ``width`` at most; for rows that are all in memory."""
-
-
-class RowSource(Protocol):
-    """Where a grid has its rows from."""
-
-    def __len__(self) -> int: ...
-
-    def cells(self, first: int, count: int) -> list[list[Cell]] | None:
-        """Return the cells of rows at once, one for each column; None: not in memory.
-
-        A single cell takes the whole line.
-        """
-        ...
-
-    def load(self, first: int, count: int) -> None:
-        """Bring rows into memory. Blocks; called in a thread."""
-        ...
-
-
-class RowList:
-    """Rows in memory. With ``keys`` the cursor stays on its row when the order changes."""
-
-    def __init__(
-        self, rows: Sequence[Sequence[Cell]] = (), keys: Sequence[Hashable] | None = None
-    ) -> None:
-        self.rows = rows
-        self.keys = keys
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def cells(self, first: int, count: int) -> list[list[Cell]] | None:
-        """Return the cells of rows."""
-        return [list(row) for row in self.rows[first : first + count]]
-
-    def load(self, first: int, count: int) -> None:
-        """Do nothing: all rows are in memory."""
+"""Stands for cells that are being read."""
 
 
 class Grid(ScrollView, can_focus=True, inherit_bindings=False):
@@ -174,12 +123,12 @@ class Grid(ScrollView, can_focus=True, inherit_bindings=False):
         """The cursor stays on the last row while rows are added."""
         self._rows: dict[int, list[Cell]] = {}
         self._strips: dict[int, Strip] = {}
-        self._shown: list[tuple[int, GridColumn, int, int]] = []
+        self._shown: list[Placed] = []
         self._count = 0
         self._wanted: tuple[int, int] | None = None
         self._loading = False
         self._g = False
-        self._gap = GAP
+        self._gap = 1
         self._width = 0
         self._fitting: dict[str, int] = {}
         self._styles: dict[str, Style] = {}
@@ -266,7 +215,7 @@ class Grid(ScrollView, can_focus=True, inherit_bindings=False):
                 self.refresh_line(row + 1)
                 continue
             for index, _, x, width in self._shown:
-                if not _same(old[index], cells[index]):
+                if not same(old[index], cells[index]):
                     self._strips.pop(row, None)
                     self.refresh(Region(x, at + 1, width, 1))
         for row in [row for row in self._rows if row >= first + len(fresh)]:
@@ -329,14 +278,8 @@ class Grid(ScrollView, can_focus=True, inherit_bindings=False):
     # -- columns ---------------------------------------------------------------------------------
 
     def _measure(self) -> None:
-        # Only words: numbers keep their column while they change.
         rows = self.source.rows if isinstance(self.source, RowList) else ()
-        widths = {}
-        for at, column in enumerate(self.columns):
-            if column.fit and rows:
-                texts = (row[at] for row in rows if len(row) == len(self.columns))
-                longest = max((width_of(clean(str(text))) for text in texts), default=0)
-                widths[column.key] = max(min(longest, column.width), len(column.head) + 1)
+        widths = fitting(self.columns, rows)
         if widths != self._fitting:
             self._fitting = widths
             self._arrange()
@@ -346,41 +289,7 @@ class Grid(ScrollView, can_focus=True, inherit_bindings=False):
     def _arrange(self) -> None:
         """Choose the columns that there is room for, and where they stand."""
         self._width = self.scrollable_content_region.width
-        room = self._width - 1
-        kept = [
-            (index, replace(column, width=self._fitting.get(column.key, column.width)))
-            for index, column in enumerate(self.columns)
-        ]
-        gap = GAP
-        while len(kept) > 1 and _taken(kept, gap) > room:
-            if gap > 1 and _taken(kept, 1) <= room:
-                gap = 1
-                break
-            rank = max(column.rank for _, column in kept)
-            if rank == 0:
-                gap = 1
-                break
-            last = max(at for at, (_, column) in enumerate(kept) if column.rank == rank)
-            index, column = kept[last]
-            over = _taken(kept, 1) - room
-            if column.least and column.width - over >= column.least:
-                kept[last] = index, replace(column, width=column.width - over)
-                gap = 1
-                break
-            del kept[last]
-        self._gap = gap
-        left = room - _taken(kept, gap)
-        growing = [at for at, (_, column) in enumerate(kept) if column.grow]
-        self._shown = []
-        x = 1
-        for at, (index, column) in enumerate(kept):
-            width = column.width
-            if at in growing and left > 0:
-                share = left // len(growing)
-                width += share + (left % len(growing) if at == growing[-1] else 0)
-            width = min(width, max(room - x + 1, 1))
-            self._shown.append((index, column, x, width))
-            x += width + gap
+        self._shown, self._gap = arranged(self.columns, self._fitting, self._width - 1)
 
     @property
     def shown_columns(self) -> list[GridColumn]:
@@ -476,23 +385,7 @@ class Grid(ScrollView, can_focus=True, inherit_bindings=False):
         return strip
 
     def _fitted(self, cell: Cell, room: int, right: bool) -> list[Segment]:
-        # What a guest or a file wrote is made harmless here, whoever forgot to.
-        if isinstance(cell, str):
-            text = clean(cell, room)
-            segments = [Segment(text)]
-        else:
-            plain = clean(cell.plain)
-            text_cell = cell if plain == cell.plain else Text(plain, style=cell.style)
-            if text_cell.cell_len > room:
-                text_cell = text_cell.copy()
-                text_cell.truncate(room, overflow="ellipsis")
-            style = text_cell.style
-            base = self._style(style) if isinstance(style, str) else style
-            rendered = text_cell.render(self.app.console)
-            segments = list(Segment.apply_style(rendered, base))
-        length = sum(segment.cell_length for segment in segments)
-        space = Segment(" " * max(room - length, 0))
-        return [space, *segments] if right else [*segments, space]
+        return fitted(cell, room, right, self.app.console)
 
     # -- the cursor ------------------------------------------------------------------------------
 
@@ -584,13 +477,3 @@ class Grid(ScrollView, can_focus=True, inherit_bindings=False):
             if event.chain >= 2 and row == self.cursor:
                 self.action_open()
             self.cursor = row
-
-
-def _taken(columns: list[tuple[int, GridColumn]], gap: int) -> int:
-    return sum(column.width + gap for _, column in columns) - gap
-
-
-def _same(one: Cell, other: Cell) -> bool:
-    if isinstance(one, Text) and isinstance(other, Text):
-        return one == other and one.style == other.style
-    return type(one) is type(other) and one == other
