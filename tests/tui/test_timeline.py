@@ -53,6 +53,7 @@ def test_the_whole_recording_is_shown_first(size):
         await one.shows("vCPU 0", "worker 149", "tap rx0", "✕", "■")
         snapshot = one.app.browser.snapshot
         assert span_of(one) == (snapshot.start_ns, snapshot.cut_ns)
+        assert one.view.cursor_ns == sum(span_of(one)) // 2
         assert all(cells(line) <= size[0] for line in one.lines)
         if size[0] >= 100:
             await one.shows("FULL: refused 249")

@@ -86,6 +86,8 @@ A stretch of more than a million events is drawn from sums; the line below says 
         self._end = at_ns is None
         """The newest is shown, and what comes."""
         self._picture: Drawn | None = None
+        self._placed = at_ns is not None
+        """Somebody has put the cursor where it is; else it stays in the middle."""
         self._said = 0, ""
         """Where a jump went, and what is there: said while the cursor is there."""
         self._wanted: tuple[int, int] | None = None
@@ -147,7 +149,7 @@ A stretch of more than a million events is drawn from sums; the line below says 
             if not live and self._t0 <= first:
                 wide = last - first
             self._t0, self._t1 = max(last - wide, first), last
-            if not self._cursor_ns or self._cursor_ns < self._t0:
+            if not self._placed or self._cursor_ns < self._t0:
                 self._cursor_ns = (self._t0 + self._t1) // 2
         if self.moment is not None and self.vtrace.at_ns is not None:
             self._cursor_ns = self.vtrace.at_ns
@@ -162,6 +164,7 @@ A stretch of more than a million events is drawn from sums; the line below says 
 
     def go_to_time(self, time_ns: int) -> None:
         """Put the cursor on a time."""
+        self._placed = True
         if self._t0 <= time_ns < self._t1:
             self._cursor_ns = time_ns
             self._show()
@@ -175,6 +178,7 @@ A stretch of more than a million events is drawn from sums; the line below says 
 
     def _move(self, t0: int, t1: int) -> None:
         # Not beyond the recording.
+        self._placed = True
         first, last = self._bounds or (0, 1)
         wide = max(min(t1 - t0, last - first), min(LEAST_NS, last - first))
         self._t0 = max(min(t0, last - wide), first)
@@ -272,6 +276,7 @@ A stretch of more than a million events is drawn from sums; the line below says 
 
     def action_step(self, step: int) -> None:
         """Move the cursor by a column; at an edge the time moves."""
+        self._placed = True
         wide = self._t1 - self._t0
         columns = self.lanes.columns
         column = (self._cursor_ns - self._t0) * columns // max(wide, 1) + step
@@ -359,6 +364,7 @@ A stretch of more than a million events is drawn from sums; the line below says 
 
     def on_lanes_view_pointed(self, event: LanesView.Pointed) -> None:
         """Put the cursor where the mouse is."""
+        self._placed = True
         self._cursor_ns = self._t0 + (2 * event.column + 1) * (self._t1 - self._t0) // (
             2 * self.lanes.columns
         )
