@@ -17,6 +17,7 @@ from vtrace.tui.snapshot import take_snapshot, write_snapshot
 SHOTS = Path(__file__).parent / "shots"
 TRACES = Path(__file__).parents[2] / "examples" / "traces"
 RX = Place(vm="web1", device="nic0", queue="rx0")
+CHAIN = Place(vm="web1", device="nic0", queue="rx0", chain=(0, 104))
 SMALL, LARGE = (80, 24), (160, 48)
 
 KEPT = {
@@ -28,6 +29,12 @@ KEPT = {
     "chains-80x24-dark": {"view": "chains", "place": RX, "size": SMALL, "theme": "dark"},
     "chains-160x48-light": {"view": "chains", "place": RX, "size": LARGE, "theme": "light"},
     "exits-80x24-dark": {"view": "exits", "size": SMALL, "theme": "dark"},
+    "packets-80x24-dark": {"view": "packets", "size": SMALL, "theme": "dark"},
+    "packets-160x48-light": {"view": "packets", "size": LARGE, "theme": "light"},
+    "chain-80x24-light": {"view": "chain", "place": CHAIN, "size": SMALL, "theme": "light"},
+    "chain-160x48-dark": {"view": "chain", "place": CHAIN, "size": LARGE, "theme": "dark"},
+    "drops-80x24-dark": {"view": "drops", "size": SMALL, "theme": "dark", "judge": True},
+    "drops-160x48-light": {"view": "drops", "size": LARGE, "theme": "light", "judge": True},
     "filter-80x24-dark": {
         "view": "chains",
         "place": RX,
@@ -42,7 +49,7 @@ def taken(name):
     browser = Browser(str(TRACES / "ringfull.vtrace"), zone=UTC)
     browser.start()
     try:
-        return take_snapshot(browser, judge=False, **KEPT[name])
+        return take_snapshot(browser, **{"judge": False, **KEPT[name]})
     finally:
         browser.close()
 
