@@ -27,15 +27,17 @@ _PLACES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    # The command, and every room below, imports this module: it must stay light.
-    if name not in _PLACES:
-        raise AttributeError(f"module 'vtrace' has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # A checker of types has the imports above.
 
-    module, what = _PLACES[name]
-    found = globals()[name] = getattr(import_module(module), what)
-    return found
+    def __getattr__(name: str) -> Any:
+        # The command, and every room below, imports this module: it must stay light.
+        if name not in _PLACES:
+            raise AttributeError(f"module 'vtrace' has no attribute {name!r}")
+        from importlib import import_module
+
+        module, what = _PLACES[name]
+        found = globals()[name] = getattr(import_module(module), what)
+        return found
 
 
 def __dir__() -> list[str]:

@@ -202,11 +202,13 @@ class Frame:
             parts.append("between two times")
         return f"<{', '.join(parts)}: .to_pandas() reads it>"
 
-    def __getattr__(self, name: str) -> Any:
-        hint = f'; the column is ["{name}"]' if name in self.schema else ""
-        raise AttributeError(
-            f"a Frame has no {name!r}{hint}; .to_pandas() reads it into a DataFrame"
-        )
+    if not TYPE_CHECKING:  # A checker of types is to know that there is no such attribute.
+
+        def __getattr__(self, name: str) -> Any:
+            hint = f'; the column is ["{name}"]' if name in self.schema else ""
+            raise AttributeError(
+                f"a Frame has no {name!r}{hint}; .to_pandas() reads it into a DataFrame"
+            )
 
     def _narrowed(self, **changes: Any) -> Frame:
         return Frame(replace(self._asked, **changes), self._read, self._window, self._source)

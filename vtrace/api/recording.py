@@ -206,15 +206,20 @@ class Recording:
     @contextmanager
     def _opened(self) -> Iterator[Any]:
         # Opened anew for each reading: what is damaged is met at its place each time.
+        if Path(self.path).is_fifo():
+            raise self._once()
         with open_any(self.path, form=self._form) as trace:
             if not getattr(trace, "seekable", True):
-                raise InputError(
-                    f"{self.path}: a pipe can be read once; save it in a file to ask it questions"
-                )
+                raise self._once()
             try:
                 yield trace
             finally:
                 self._damage += [one for one in trace.damage if one not in self._damage]
+
+    def _once(self) -> InputError:
+        return InputError(
+            f"{self.path}: a pipe can be read once; save it in a file to ask it questions"
+        )
 
     def _known(self) -> _Known:
         try:
@@ -269,9 +274,8 @@ def open_recording(path: str | os.PathLike[str], *, form: str | None = None) -> 
         UnsupportedError: It takes a tool that is not installed.
         UsageError: There is no format ``form``.
     """
-    text = os.fspath(path)
-    if text == "-":
+    recording = Recording(os.fspath(path), form)
+    if recording.path == "-":
         raise InputError("stdin: a pipe can be read once; save it in a file to ask it questions")
-    recording = Recording(text, form)
     with recording._opened():
         return recording
