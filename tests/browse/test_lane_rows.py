@@ -153,6 +153,20 @@ def test_who_was_in_the_way_is_named_and_made_harmless():
     assert said == "thread 7 was ready and had no CPU for 9.00ms, behind qemu-io\\x1b 99"
 
 
+def test_a_cpu_that_was_idle_was_in_nobodys_way():
+    made = records(
+        (1_000, Kind.RUN, {"queue": 1, "tid": 7}),
+        (2_000, Kind.SCHED_WAKE, {"tid": 7, "ret": 0}),
+        (9_002_000, Kind.SCHED_IN, {"tid": 7, "ret": 0}),
+        (9_003_000, Kind.POP, {"queue": 1, "tid": 7, "position": 0, "flags": 12}),
+    )
+    sums, lanes = lanes_of(made, meta(), 1_000, 9_010_000)
+    row = next(row for row in lanes.rows() if row.what == "thread")
+    assert lanes.facts(row, 4) == "worker 7 ready, no CPU 100%, its CPU was idle before"
+    (stall,) = sums.stalls()
+    assert stall_text(stall, lanes).endswith("had no CPU for 9.00ms; its CPU was idle before")
+
+
 def test_queues_of_several_vms_are_told_apart():
     made = records(
         *((1_000 + n, Kind.KICK, {"queue": 1 + n % 2, "tid": 20 + n % 2}) for n in range(10))

@@ -109,7 +109,9 @@ def stall_text(stall: Stall, lanes: Lanes) -> str:
     took = duration_text(stall.long_ns)
     if stall.what == 0:
         text = f"{lanes.thread_name(stall.lane)} was ready and had no CPU for {took}"
-        return text + (f", behind {lanes.thread_name(stall.other)}" if stall.other >= 0 else "")
+        if stall.other > 0:
+            text += f", behind {lanes.thread_name(stall.other)}"
+        return text if stall.other else f"{text}; its CPU was idle before"
     name = lanes.queue_name(stall.lane)
     what = "packets lay in the tap of" if stall.what == 1 else "nobody took the chains of"
     return f"{what} {name} for {took}"

@@ -112,8 +112,6 @@ class LanePlace:
 
     def thread_name(self, tid: int) -> str:
         """Return a thread by its name and number: ``qemu-io 2231``."""
-        if tid == 0:
-            return "the idle task"
         comms = self.metadata.get("comms")
         comm = self.thread_row(tid).get("comm")
         if not comm and isinstance(comms, Mapping):

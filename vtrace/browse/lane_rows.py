@@ -310,11 +310,13 @@ class Lanes(LanePlace):
                 parts.append(f"{word} {share:.0%}")
         who = int(lane.who[column])
         if lane.wait[column] > 0 and who >= 0:
-            parts.append(f"behind {self.thread_name(who)}")
+            parts.append(f"behind {self.thread_name(who)}" if who else "its CPU was idle before")
         why = int(lane.why[column])
         if lane.exits[column] or lane.out[column] > 0:
             name = exit_reason(why & ~SVM, svm=bool(why & SVM)) if why >= 0 else "exit"
             out = min(float(lane.out[column]) / width, 1.0)
+            if not lane.scheduled:
+                parts.append(f"in the guest {1 - out:.0%}")
             parts.append(f"out {out:.0%} ({name})")
         return f"{row.label} {', '.join(parts)}" if parts else f"{row.label}: not known"
 
