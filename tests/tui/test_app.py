@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.tui.fakes import FakeBrowser, queue_row, snapshot
-from tests.tui.opened import opened
+from tests.tui.opened import Opened, opened
 from vtrace.browse import Browser
 from vtrace.errors import UsageError
 from vtrace.text import clean
@@ -142,9 +142,9 @@ def test_marks_bring_back_view_row_and_time():
         await one.press("apostrophe", "x")
         await one.shows("there is no mark x")
         await one.press("apostrophe")
-        assert "a chains web1 nic0 rx0 row 4" in one.lines[-1]
+        await one.until(lambda: "a chains web1 nic0 rx0 row 4" in one.lines[-1])
         await one.press("escape")
-        assert "pause" in one.lines[-1]
+        await one.until(lambda: "pause" in one.lines[-1])
         assert set(app.marks) == {"a", "'"}
 
     opened(QUIET, "chains", steps, size=(100, 30), place=RX)
@@ -411,6 +411,36 @@ def test_a_file_that_is_cut_short_says_so(tmp_path):
         assert one.view.grid.row_count > 100
 
     opened(path, "queues", steps)
+
+
+def test_a_file_that_grows_is_followed_held_and_followed_again(tmp_path):
+    data = FULL.read_bytes()
+    path = tmp_path / "grows.vtrace"
+    path.write_bytes(data[: len(data) * 45 // 100])
+    browser = Browser(str(path), follow=True)
+    app = VtraceApp(browser, theme="dark", view="chains", judge=False)
+
+    async def run():
+        async with app.run_test(size=(100, 20)) as pilot:
+            one = Opened(app, pilot)
+            await one.shows("▸ following", "No chains here yet. Waiting for events")
+            await one.press("ctrl+t", "space")
+            with path.open("ab") as file:
+                file.write(data[len(data) * 45 // 100 :])
+            await one.until(lambda: browser.ended)
+            await one.until(lambda: len(one.view.rows) == 1257)
+            assert "paused" in one.lines[0]
+            assert one.view.grid.row_count == 0
+            await one.press("space")
+            await one.until(lambda: one.view.grid.row_count == 1257)
+            await one.press("ctrl+t")
+            await one.shows("complete", "1,257 of 1,257 chains")
+
+    browser.start()
+    try:
+        asyncio.run(run())
+    finally:
+        browser.close()
 
 
 def test_drawing_fifty_queues_takes_a_small_part_of_a_core():

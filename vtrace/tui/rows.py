@@ -49,6 +49,7 @@ class RowsScreen(ViewScreen):
     def __init__(self, place: Place | None = None, **hints: Any) -> None:
         super().__init__(place, **hints)
         self.rows: View | None = None
+        self._opened_paused = False
         self._begin_row: int | None = hints.get("row")
         self._begin_ns: int | None = hints.get("time_ns")
 
@@ -88,6 +89,7 @@ class RowsScreen(ViewScreen):
         if self.rows is not None:
             self.rows.close()
         self.rows = view
+        self._opened_paused = self.vtrace.paused
         columns = self.view_columns()
         self.grid.set_columns([one.column for one in columns])
         self.grid.set_source(ViewSource(view, columns))
@@ -113,7 +115,11 @@ class RowsScreen(ViewScreen):
 
     def _poll(self) -> None:
         view = self.rows
-        if view is None or not self.is_mounted or (self.vtrace.paused and self.grid.row_count):
+        if view is None or not self.is_mounted:
+            return
+        if not self.vtrace.paused:
+            self._opened_paused = False
+        elif not self._opened_paused:
             return
         count = len(view)
         if not count:
@@ -145,6 +151,8 @@ class RowsScreen(ViewScreen):
         what = self.noun[1]
         if self.filter_text:
             return f"No {what} match {self.filter_text} here. (/ changes the filter)"
+        if snapshot.state is State.FOLLOWING:
+            return f"No {what} here yet. Waiting for events …"
         return f"No {what} here."
 
     def show_status(self) -> None:
