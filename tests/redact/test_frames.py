@@ -13,6 +13,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from parsers import wire
 from parsers.batch import EventBatch, Snaps
 from tests.redact import frames as made
+from vtrace.errors import VtraceError
 from vtrace.flows import decode
 from vtrace.model import Flag, Kind
 from vtrace.redact import Check, Redactor
@@ -198,6 +199,20 @@ def test_frames_of_unknown_kinds_and_types_lose_all_that_is_not_understood():
     _, after, check = redacted(batch_of([frame], kind=99))
     assert set(after.snaps.bytes_of(0)) == {0}
     assert check.found == []
+
+
+def test_what_was_not_collected_is_refused_and_not_guessed():
+    names = made.everything()
+    redactor = Redactor("a")
+    redactor.collect(batch_of([names["udp4"]]))
+    redactor.seal()
+    for name in ("tcp4", "udp6"):
+        with pytest.raises(VtraceError, match="changed while it was read"):
+            redactor.redact(batch_of([names[name]]))
+    other = batch_of([names["udp4"]])
+    other.meta = {"host": {"hostname": "new"}}
+    with pytest.raises(VtraceError, match="changed while it was read"):
+        redactor.redact(other)
 
 
 def test_a_structural_coincidence_is_no_finding():

@@ -19,6 +19,8 @@ EVERYTHING = {
         "1": {"id": 1, "role": "virtqueue", "vm": VM, "device": "wan-uplink", "name": "rx0"}
         | {"direction": "rx", "interface": "tap-cust9", "extra": {"device_type": "net", "x": 1}},
         "2": {"id": 2, "role": "interface", "device": "tap-cust9", "interface": "tap-cust9"},
+        "4": {"id": 4, "role": "tap", "vm": VM, "device": "wan-uplink", "interface": "tap-cust9"}
+        | {"qom": "/machine/peripheral/wan-uplink", "extra": {"port": "com.acme.secret.0"}},
         "3": {"id": 3, "role": "virtqueue", "vm": "pid:77", "device": "net0", "name": "vq1"},
     },
     "threads": {"9": {"comm": "vhost-77", "role": "vhost", "vm": VM, "pid": 77}},
@@ -206,6 +208,10 @@ def test_what_is_one_thing_has_one_name_everywhere():
     assert after["vms"][0]["devices"][0]["qom"] == f"/machine/peripheral/{device}/virtio-backend"
     assert set(after["qmp"][vm]["look"]["devices"]) == {device}
     assert after["vms"][0]["lines"] == {"11": device}
+    assert after["queues"]["4"]["device"] == device
+    assert after["queues"]["4"]["qom"] == f"/machine/peripheral/{device}"
+    port = after["vms"][0]["devices"][0]["queues"][0]["port"]
+    assert after["queues"]["4"]["extra"] == {"port": port}
     bridge = after["vms"][0]["devices"][0]["net"]["master"]
     assert f"link/{bridge}@4026532290" in after["counters"]
     neighbour = after["config"]["neighbours"][0]

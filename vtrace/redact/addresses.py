@@ -247,10 +247,17 @@ class Replacements:
         return same, met - same
 
     def of(self, rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return what stands for addresses that were all added before."""
+        """Return what stands for addresses that were all added before.
+
+        Raises:
+            LookupError: One of them was not.
+        """
         if not len(rows):
             return rows
-        at = np.searchsorted(self.known, self._keys(rows))
+        keys = self._keys(rows)
+        at = np.searchsorted(self.known, keys)
+        if int(at.max()) >= len(self.known) or not np.array_equal(self.known[at], keys):
+            raise LookupError
         return self.images[at]
 
     def _keys(self, rows: NDArray[np.uint8]) -> NDArray[Any]:

@@ -104,7 +104,19 @@ class Redactor:
         self.needles = search.Needles.of(self.names)
 
     def redact(self, batch: EventBatch) -> EventBatch:
-        """Return a batch without what is secret."""
+        """Return a batch without what is secret.
+
+        Raises:
+            VtraceError: There is something in it that was not collected.
+        """
+        try:
+            return self._redacted(batch)
+        except LookupError:
+            raise VtraceError(
+                "redact: the recording changed while it was read; wait until it is complete"
+            ) from None
+
+    def _redacted(self, batch: EventBatch) -> EventBatch:
         meta = self._metadata(batch.meta)
         snaps = batch.snaps
         made = np.zeros(len(snaps.data), np.uint8)

@@ -132,7 +132,8 @@ QUEUE_ROW: Final = {
     "features": number,
     "index": number,
     "device_type": LOWER,
-    "extra": record({"device_type": LOWER, "qom": qom, "path": qom}, number),
+    "qom": qom,
+    "extra": record({"device_type": LOWER, "qom": qom, "path": qom, "port": name("port")}, number),
 }
 
 
@@ -141,7 +142,7 @@ def queue_row(value: Any, names: Names, where: str) -> Any:
     made = record(QUEUE_ROW)(value, names, where)
     if isinstance(value, dict) and isinstance(made, dict) and "device" in made:
         shown, own = value.get("device"), value.get("interface")
-        if value.get("role") in ("interface", "tap") or (shown and shown == own):
+        if value.get("role") == "interface" or (shown and shown == own):
             made["device"] = interface(shown, names, where)
     return made
 

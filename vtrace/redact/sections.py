@@ -90,12 +90,12 @@ SECTIONS: Final[dict[str, Rule]] = {
         {
             "format": word(r"[a-z0-9.-]{0,16}"),
             "tool": version,
-            "events": by_key(_event, record({"as": _KIND}, number)),
+            "events": by_key(_event, record({"as": word(r"[A-Za-z0-9_.:]{1,48}")}, number)),
             "strange_lines": number,
         }
     ),
     "timebase": record({"clock": LOWER, "resolution_ns": number, "known_by": text}),
-    "unrecorded": by_key(_KIND, listed(LOWER)),
+    "unrecorded": by_key(_KIND, listed(word(r"[a-z0-9_]{1,32}|\*"))),
     "rings": by_key(ID, NUMBERS),
     "config": config,
     "qmp": by_key(vm, record({"look": SAID, "missing": text})),
