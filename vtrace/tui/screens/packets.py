@@ -329,7 +329,7 @@ def verdict_cells(page: Page) -> list[Cell]:
         *page.lists(["verdict", "reason", "location"]), strict=True
     ):
         if verdict == "dropped":
-            text = Text(clean(reason or "dropped"), style="alarm")
+            text = Text().append(clean(reason or "dropped"), style="alarm")
             if location:
                 text.append(f" {clean(location)}", style="dim")
             cells.append(text)

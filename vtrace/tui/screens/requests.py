@@ -301,7 +301,7 @@ def _balloon(row: Mapping[str, Any]) -> list[Text]:
         pages, distinct = row[f"{name}_pages"], row[f"{name}_distinct"]
         if not pages:
             continue
-        text = Text(clean(f"balloon {row['vm']} {row['device']}  ", 48), style="dim")
+        text = Text().append(clean(f"balloon {row['vm']} {row['device']}  ", 48), style="dim")
         text.append(f"{name} {count_text(pages)} pages ({size_text(PAGE_BYTES * pages)})", "text")
         if distinct != pages:
             text.append(f", {count_text(distinct)} of them seen and distinct")
@@ -313,7 +313,7 @@ def _balloon(row: Mapping[str, Any]) -> list[Text]:
         texts.append(text)
     if row["stats"]:
         stats = [f"{clean(name)} {count_text(value)}" for name, value in row["stats"].items()]
-        text = Text(clean(f"balloon {row['vm']} {row['device']}  ", 48), style="dim")
+        text = Text().append(clean(f"balloon {row['vm']} {row['device']}  ", 48), style="dim")
         texts.append(text.append("statistics " + ", ".join(stats), "text"))
     return texts
 
@@ -323,7 +323,9 @@ def _range(first: int, last: int) -> str:
 
 
 def _port(row: Mapping[str, Any]) -> Text:
-    text = Text(clean(f"serial port {row['vm']} {row['device']} {row['port']}", 48), style="dim")
+    text = Text().append(
+        clean(f"serial port {row['vm']} {row['device']} {row['port']}", 48), style="dim"
+    )
     name = f" {clean(str(row['name']), 32)}" if row["name"] else ""
     text.append(f"{name}  ", "text")
     text.append(f"{size_text(row['received_bytes'])} to the guest, ", "text")

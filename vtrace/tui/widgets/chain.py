@@ -53,7 +53,7 @@ def chain_texts(
 
 
 def _title(row: Mapping[str, Any]) -> Text:
-    text = Text("position ", style="dim")
+    text = Text().append("position ", style="dim")
     text.append(count_text(row["position"]), style="bold")
     text.append("  head ", style="dim").append(count_text(row["head"]))
     outcome = str(row["outcome"]).replace("_", " ")
@@ -95,7 +95,7 @@ def _published(
     low, high, start = row["avail_lo_ns"], row["avail_hi_ns"], row["time_ns"]
     if high is None or start is None:
         return
-    text = Text(f"{'published':<{NAME}}", style="cyan")
+    text = Text().append(f"{'published':<{NAME}}", style="cyan")
     if width >= WIDE:
         text.append(f"{time_text(high):<17}")
     text.append(f"{_past(high - start):>8}  ")
@@ -114,7 +114,7 @@ def _event(
     name = column.removesuffix("_ns")
     time, state = row[column], row[f"{name}_state"]
     sign, word, more, style = STATES.get(state, ("", "", "", "text"))
-    text = Text(f"{name:<{NAME}}", style="cyan" if time is not None else "faint")
+    text = Text().append(f"{name:<{NAME}}", style="cyan" if time is not None else "faint")
     known = time is not None and start is not None
     if width >= WIDE:
         text.append(f"{time_text(time):<17}" if known else " " * 17)
@@ -140,7 +140,7 @@ def stage_texts(row: Mapping[str, Any], width: int) -> Iterator[Text]:
     most = max((ns for name, ns in found if name not in EXTRA), default=0)
     bar = max(min(BAR, width - NAME - 12), 4)
     for name, ns in found:
-        text = Text(f"{name:<{NAME}}", style="cyan")
+        text = Text().append(f"{name:<{NAME}}", style="cyan")
         text.append(f"{duration_text(ns):>8}  ")
         if name in EXTRA:
             text.append("the buffer lay ready: no latency", style="faint")

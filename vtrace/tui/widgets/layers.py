@@ -41,7 +41,7 @@ def layer_lines(
     lines = []
     for at, layer in enumerate(layers):
         is_open = layer.name in opened
-        text = Text("▾ " if is_open else "▸ ", style="dim")
+        text = Text().append("▾ " if is_open else "▸ ", style="dim")
         text.append(clean(layer.name), style="bold")
         summary = clean(layer.summary)
         if summary:
