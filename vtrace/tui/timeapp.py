@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
-from textual.app import App
 from textual.binding import Binding, BindingType
 
 from vtrace.errors import UsageError, VtraceError
@@ -16,6 +15,7 @@ from vtrace.tui.base import ViewScreen
 from vtrace.tui.dialogs import Prompt
 from vtrace.tui.frame import FrameHeader, KeyLine
 from vtrace.tui.grid import Grid
+from vtrace.tui.typeahead import TypeAheadApp
 
 if TYPE_CHECKING:
     from vtrace.browse.browser import Browser, Moment
@@ -28,7 +28,7 @@ STEPS: Final = 200
 """Steps of the time cursor through a recording, roughly."""
 
 
-class TimeApp(App[None]):
+class TimeApp(TypeAheadApp):
     """An app over a browser that can be paused, and moved in time."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
