@@ -220,10 +220,15 @@ def test_queues_are_exported_as_the_report_has_them(tmp_path):
     async def steps(one):
         await exported(one, tmp_path / "q.jsonl")
         await exported(one, tmp_path / "q.csv")
+        await one.press("down")
+        await exported(one, tmp_path / "q.vtrace")
+        await one.until(lambda: (tmp_path / "q.vtrace").exists())
 
     opened(FULL, "queues", steps, size=(100, 30))
     rows = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text().splitlines()]
     assert rows == json.loads(vtrace("report", "--json", FULL))["queues"]
+    part = vtrace("lifecycles", "--json", "--queue", "tx0", tmp_path / "q.vtrace")
+    assert len(part.splitlines()) == rows[1]["chains"] == 6
     with (tmp_path / "q.csv").open() as file:
         flat = list(csv.DictReader(file))
     assert flat[0]["kicks_sent"] == str(rows[0]["kicks"]["sent"])

@@ -46,6 +46,8 @@ class Selection:
     filter_text: str = ""
     """What chooses the same rows in ``-Y``; empty: all of the place."""
     place: Place = field(default_factory=Place)
+    part: Place | None = None
+    """What a .vtrace of it holds, if that is not the place: the line under the cursor."""
     since_ns: int | None = None
     until_ns: int | None = None
     marked: bool = False

@@ -152,7 +152,7 @@ def _write_trace(path: Path, selection: Selection, recording: str) -> str:
     """Run ``vtrace filter``: in a process of its own, so that drawing goes on."""
     chosen = []
     for name in ("vm", "device", "queue"):
-        value = getattr(selection.place, name)
+        value = getattr(selection.part or selection.place, name)
         if value is not None:
             chosen.append(f"--{name}={value}")
     if selection.filter_text:

@@ -173,13 +173,13 @@ class SumsScreen(ViewScreen):
         marked = self.grid.marked
         rows = [one for one in self._rows if one.row and (not marked or one.key in marked)]
         current = next((one.row for one in self._rows if one.key == self.cursor_key), None)
-        place = self.cursor_place if self.cursor_place.vm is not None else self.place
         return Selection(
             name=self.view_name,
             columns=(),
             rows=[one.row for one in rows],
             count=len(rows),
-            place=place,
+            place=self.place,
+            part=self.cursor_place,
             marked=bool(marked),
             current=current or None,
         )

@@ -115,6 +115,9 @@ class TakingApp(TimeApp):
         if selection is None:
             return
         rows = "1 row" if selection.count == 1 else f"{selection.count:,} rows"
+        part = "the recording of the line under the cursor"
+        if selection.part is None:
+            part = "the part of the recording that they come from"
         which = "marked " if selection.marked else ""
 
         def write(path: str | None) -> None:
@@ -125,8 +128,7 @@ class TakingApp(TimeApp):
             Prompt(
                 f"Export {which}{selection.name}: {rows}",
                 export.default_path(selection),
-                says="tab changes the format: .jsonl rows as JSON, .csv, .vtrace the part of the "
-                "recording that they come from",
+                says=f"tab changes the format: .jsonl rows as JSON, .csv, .vtrace {part}",
                 check=export.check_path,
                 cycle=export.next_ending,
             ),
