@@ -242,7 +242,8 @@ def _filter_is_right(verb, expression):
     from vtrace.errors import FilterError
     from vtrace.filter import compile_filter
 
-    tables = ["lifecycles", "packets"] if verb in ("filter", "export") else [verb]
+    of_both = ("filter", "export", "view", "live")
+    tables = ["lifecycles", "packets"] if verb in of_both else [verb]
     wrong = []
     for name in tables:
         try:

@@ -15,6 +15,7 @@ from vtrace.tui.place import Place
 from vtrace.tui.snapshot import take_snapshot, write_snapshot
 
 SHOTS = Path(__file__).parent / "shots"
+DOCS = Path(__file__).parents[2] / "docs" / "screens"
 TRACES = Path(__file__).parents[2] / "examples" / "traces"
 RX = Place(vm="web1", device="nic0", queue="rx0")
 CHAIN = Place(vm="web1", device="nic0", queue="rx0", chain=(0, 104))
@@ -44,19 +45,38 @@ KEPT = {
     },
 }
 
+TOUR = {
+    "queues": {"view": "queues", "judge": True},
+    "queue": {"view": "queue", "place": RX, "at": "5.487s"},
+    "timeline": {"view": "timeline", "place": RX, "keys": ("d", *["plus"] * 5)},
+    "packets": {"view": "packets", "place": RX, "keys": ("d",)},
+    "chain": {"view": "chain", "place": CHAIN},
+    "drops": {"view": "drops", "judge": True},
+    "requests": {"view": "requests", "trace": "blockio"},
+}
+"""Pictures of docs/tui.md."""
+KEPT |= {f"tour-{name}": {"size": (110, 32), "theme": "dark", **one} for name, one in TOUR.items()}
+
+
+def path_of(name):
+    if name.startswith("tour-"):
+        return DOCS / f"{name.removeprefix('tour-')}.svg"
+    return SHOTS / f"{name}.svg"
+
 
 def taken(name):
-    browser = Browser(str(TRACES / "ringfull.vtrace"), zone=UTC)
+    how = dict(KEPT[name])
+    browser = Browser(str(TRACES / f"{how.pop('trace', 'ringfull')}.vtrace"), zone=UTC)
     browser.start()
     try:
-        return take_snapshot(browser, **{"judge": False, **KEPT[name]})
+        return take_snapshot(browser, **{"judge": False, **how})
     finally:
         browser.close()
 
 
 @pytest.mark.parametrize("name", KEPT)
 def test_screens_look_as_they_did(name, tmp_path, monkeypatch):
-    path = SHOTS / f"{name}.svg"
+    path = path_of(name)
     found = taken(name).svg
     if found != path.read_text(encoding="utf-8"):
         new = tmp_path / path.name
@@ -115,6 +135,6 @@ def test_a_place_that_cannot_be_written_and_a_screen_that_does_not_come(tmp_path
 
 
 if __name__ == "__main__":
-    SHOTS.mkdir(exist_ok=True)
     for kept in KEPT:
-        (SHOTS / f"{kept}.svg").write_text(taken(kept).svg, encoding="utf-8")
+        path_of(kept).parent.mkdir(exist_ok=True)
+        path_of(kept).write_text(taken(kept).svg, encoding="utf-8")
