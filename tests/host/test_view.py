@@ -32,7 +32,7 @@ def test_live_screens_tell_what_report_tells(lab: Host, guest: Guest, tmp_path):
         for number in range(3):
             udp(lab, guest, 211)
             samples.append(exported(terminal, tmp_path, f"s{number}.jsonl"))
-        terminal.until("rx0", "tx0")
+        terminal.until("nic0", "rx0")
         terminal.keys("Space")
         terminal.until("paused")
         held = exported(terminal, tmp_path, "held.jsonl")
@@ -48,7 +48,7 @@ def test_live_screens_tell_what_report_tells(lab: Host, guest: Guest, tmp_path):
         last = exported(terminal, tmp_path, "last.jsonl")
         terminal.keys("q")
         assert terminal.exit_code() == 0
-    packets = {row["queue"]: row["packets"] for row in last if row["device"] == "net0"}
+    packets = {row["queue"]: row["packets"] for row in last if row["device"] == "nic0"}
     assert packets["rx0"] == 3 * 211 + 101
     assert in_order(trace, [last, held, *reversed(samples)])
     assert held != last
