@@ -48,7 +48,7 @@ KEPT = {
 TOUR = {
     "queues": {"view": "queues", "judge": True},
     "queue": {"view": "queue", "place": RX, "at": "5.487s"},
-    "timeline": {"view": "timeline", "place": RX, "keys": ("d", *["plus"] * 5)},
+    "timeline": {"view": "timeline", "place": RX, "keys": ("d", *["plus"] * 2)},
     "packets": {"view": "packets", "place": RX, "keys": ("d",)},
     "chain": {"view": "chain", "place": CHAIN},
     "drops": {"view": "drops", "judge": True},
