@@ -42,6 +42,7 @@ VERBS: Final[dict[str, str]] = {
     "ring": "show a virtqueue slot by slot: who owns it, what does not fit",
     "import": "make a recording of another tool's: trace-cmd, perf, QEMU, pcap",
     "filter": "write the matching part of a recording to a smaller file",
+    "merge": "put several recordings on one time axis, as one file",
     "redact": "write a recording without names, addresses and payload",
     "export": "write a recording for Wireshark, Perfetto, pandas, DuckDB",
     "completion": "print a completion script for a shell",
