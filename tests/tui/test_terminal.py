@@ -43,6 +43,7 @@ def test_a_filter_is_typed_and_its_mistakes_are_shown(tmp_path):
         terminal.type(" 5")
         terminal.until("^ = is not an operator")
         terminal.keys("BSpace", "BSpace")
+        terminal.until("/ verdict =", gone="= 5")
         terminal.type('= "dropped"')
         terminal.until("✓")
         terminal.keys("Enter")
