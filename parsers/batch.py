@@ -46,8 +46,8 @@ config         what of the host's configuration concerns packets of guests, as
 qmp            {VM: {look?: what QEMU's monitor said last, missing?: why it says no more}}; with
                ``record --qmp``. docs/trace-file.md lists it
 gap            {first_ns, last_ns} events between these times were not kept: a flight recorder's
-merged         {sources: [{name, format, host, clock, events, offset_ns, uncertainty_ns, method, ...}],
-               dropped: [sentences]} what a merged file was made of. docs/trace-file.md lists it
+merged         {sources: [{name, clock, offset_ns, uncertainty_ns, method, ...}], dropped} what a
+               merged file was made of. docs/trace-file.md lists it
 end            {reason, ended_ns} only in the last batch of a recording that ended in order
 =============  ==================================================================================
 """

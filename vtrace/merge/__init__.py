@@ -12,6 +12,7 @@ to write. Memory does not grow with the length of a source.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["MOST_SOURCES", "Merge", "Placed"]
 
 MOST_SOURCES: Final = 64
+META_BYTES: Final = 2 << 20
+"""Of what stands in the header of one batch, which takes 8 MiB at most."""
 
 
 class Merge:
@@ -89,7 +92,8 @@ class Merge:
 
         beginning = self._sections.beginning()
         beginning["merged"] = self.section()
-        yield EventBatch.empty(beginning)
+        for meta in _apart(beginning):
+            yield EventBatch.empty(meta)
         newest = late = 0
         holes = self._holes()
         stream = in_order(self.placed, self._ids, self._overlap, self._sections.in_place)
@@ -108,7 +112,8 @@ class Merge:
                 batch = behind
             yield batch
         ending = self._sections.ending(self.left_out, late)
-        yield EventBatch.empty({**ending, "merged": self.section()})
+        for meta in _apart({"merged": self.section(), **ending}):
+            yield EventBatch.empty(meta)
 
     def _holes(self) -> list[tuple[int, int]]:
         # Times between the first and the last event that no source covers. What lies between two
@@ -146,7 +151,7 @@ class Merge:
                     "offset_ns": one.offset_ns,
                     "uncertainty_ns": one.uncertainty_ns,
                     "method": one.method,
-                    "beside": None if one.beside is None else one.beside,
+                    "beside": one.beside,
                     "matched": one.events,
                     "host_number": one.host,
                     "left_out": dict(left_out),
@@ -170,3 +175,18 @@ class Merge:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _apart(meta: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    # Sections for one batch after the other: together they may be too large.
+    some: dict[str, Any] = {}
+    size = 0
+    for name, section in meta.items():
+        more = len(json.dumps(section))
+        if some and size + more > META_BYTES:
+            yield some
+            some, size = {}, 0
+        some[name] = section
+        size += more
+    if some:
+        yield some

@@ -76,6 +76,7 @@ class Sample:
         while len(self.rows) > self._most and self._below:
             self._below >>= 1
             self.rows = self.rows[self.rows["hash"] <= np.uint64(self._below)]
+        self.rows = self.rows[: self._most]
 
 
 def _mixed(value: NDArray[np.uint64], part: NDArray[Any]) -> NDArray[np.uint64]:

@@ -66,7 +66,8 @@ class Sections:
                     gone.append(section)
             if one.host and sections.get("config"):
                 gone.append("config")
-            if self._told_twice(one):
+            first = next(other for other in self._placed if other.part == one.part)
+            if one is first and self._told_twice(one) and not self._continued(one):
                 gone += [each for each in ("exits", "interrupts") if sections.get(each)]
             if gone:
                 self.dropped.append(f"{name}: not in the merged file: {', '.join(gone)}")
@@ -86,6 +87,13 @@ class Sections:
                 elif before and _overlap(one, other):
                     return True
         return False
+
+    def _continued(self, one: Placed) -> bool:
+        # Another part of the same recording has the sums.
+        return any(
+            other is not one and other.part == one.part and not self._told_twice(other)
+            for other in self._placed
+        )
 
     def _exits(self, one: Placed) -> int:
         return sum(_whole(row.get("count")) for row in self._of(one, "exits"))
@@ -129,12 +137,13 @@ class Sections:
         """Return what stands in the first batch."""
         first = self._placed[0]
         made: Meta = {
+            # What was probed has to be known before the first event.
+            "probes": self._probes(),
             "queues": self._queues(),
             "threads": self._threads(),
             "comms": self._comms(),
             "places": self._places(),
             "reasons": self._reasons(),
-            "probes": self._probes(),
             "capture": self._capture(),
             "vms": self._vms(),
             "unrecorded": self._unrecorded(),
@@ -144,8 +153,7 @@ class Sections:
             made[name] = next(
                 (s for one in self._placed if one.host == 0 and (s := self._of(one, name))), {}
             )
-        made = {name: section for name, section in made.items() if section}
-        made.setdefault("probes", {})
+        made = {name: s for name, s in made.items() if s or name == "probes"}
         if "timebase" in first.source.sections:
             made["timebase"] = first.source.sections["timebase"]
         clock = self._clock()

@@ -109,7 +109,7 @@ class Numbers:
                 first = int(old[rows[0]])
                 # One that begins late must not look as if it had lost all before.
                 begins = first - int(missing[rows[0]]) < BEGINNING
-                following = first - int(missing[rows[0]]) if begins else FAR + first
+                following = int((old[rows] != 0).all()) if begins else FAR + first
             made[rows] = following + steps - 1
             self._next[cpu] = int(made[rows[-1]]) + 1
         return (made & 0xFFFFFFFF).astype(np.uint32)
