@@ -33,7 +33,7 @@ __all__ = ["Sections"]
 
 Meta = dict[str, Any]
 
-KNOWN: Final = frozenset(SHAPES) | {"interrupts", "merged"}
+KNOWN: Final = frozenset(SHAPES) | {"interrupts"}
 MOST_OBJECTS: Final = 1 << 16
 
 
