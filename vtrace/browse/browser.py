@@ -79,6 +79,8 @@ class Browser:
         self.snapshot = Snapshot()
         self.ended = False
         """Nothing comes any more: the file is complete, or not followed, and was read."""
+        self.cost: float | None = None
+        """CPU that the recorder takes, of one CPU; None: not known. Not what the probes take."""
         self.recorder_ended: str | None = None
         """Said by who started the recorder: it is gone, and why."""
         self._trace = open_trace(path, follow=follow, stop=self._idle, poll_seconds=IDLE_S)

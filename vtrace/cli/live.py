@@ -6,13 +6,14 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vtrace.cli import say
 from vtrace.cli.record import seconds, size_bytes, snaplen
 from vtrace.cli.view import add_screen, on_terminal, show, zone_of
-from vtrace.errors import UsageError, VtraceError
+from vtrace.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -33,6 +34,8 @@ EXAMPLES = [
 ]
 MOST_BYTES: Final = 2 << 30
 WATCH_S: Final = 0.25
+COST_S: Final = 2.0
+"""Time over which the recorder's share of a CPU is taken."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,12 +112,15 @@ def look(path: str, recorder: RecorderChild, args: argparse.Namespace) -> int:
 
 
 def watch(browser: Browser, recorder: RecorderChild, done: threading.Event) -> None:
-    """Tell the browser when the recorder is gone."""
+    """Tell the browser what the recorder takes, and when it is gone."""
+    before, since = recorder.cpu_s(), time.monotonic()
     while not done.wait(WATCH_S):
-        try:
-            ended = recorder.ended
-        except VtraceError as error:
-            ended = str(error)
+        ended = recorder.ended
         if ended is not None:
             browser.recorder_ended = ended
             return
+        now = time.monotonic()
+        if now - since >= COST_S:
+            used = recorder.cpu_s()
+            browser.cost = max(used - before, 0.0) / (now - since)
+            before, since = used, now

@@ -126,7 +126,8 @@ class FrameHeader(Lines):
             text.append(f" · pending {count_text(loss.pending)}", style="warn")
         cost = getattr(app.browser, "cost", None)
         if cost is not None:
-            text.append(f" · cost {cost * 100:.1f} %", style="dim")
+            # Of one CPU; what probes take where they fire is not known.
+            text.append(f" · recorder {cost * 100:.1f} % CPU", style="dim")
         text.append(" · ", style="dim")
         if app.at_ns is not None:
             text.append(f"at {app.time_text(app.at_ns)} ", style="warn")
@@ -166,11 +167,16 @@ class FrameHeader(Lines):
         if not view.table:
             return Text()
         style = Style(meta={"@click": "app.filter"})
+        captured = (self.vtrace.shown.metadata.get("capture") or {}).get("filter")
+        text = Text()
+        if captured:
+            # The rest never left the kernel.
+            text.append(f"captured {clean(str(captured), 24)}  ", style="warn")
         if not view.filter_text:
-            text = Text("⌕ no filter ", style="dim")
+            text.append("⌕ no filter ", style="dim")
         else:
-            room = max(self.size.width // 2 - 6, 12)
-            text = Text("⌕ ", style="dim")
+            room = max(self.size.width // 2 - 6 - len(text), 12)
+            text.append("⌕ ", style="dim")
             text.append(clean(view.filter_text, room), style="accent")
             text.append(" ✓ ", style="good")
         text.stylize(style)
