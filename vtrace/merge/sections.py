@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from parsers.tracefile.layout import SHAPES
+from vtrace.merge.sums import Sums, section_of, whole
 from vtrace.session.sane import sane
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Sections:
     def __init__(self, placed: Sequence[Placed], ids: Sequence[Ids]) -> None:
         self._placed, self._ids = placed, ids
         self._newest: dict[tuple[str, str], int] = {}
+        self._sums = Sums(placed, ids)
         self.dropped: list[str] = []
         """Sentences: what was left out, and of which source."""
         self._counting = self._owner("counters")
@@ -66,37 +68,10 @@ class Sections:
                     gone.append(section)
             if one.host and sections.get("config"):
                 gone.append("config")
-            first = next(other for other in self._placed if other.part == one.part)
-            if one is first and self._told_twice(one) and not self._continued(one):
+            if self._sums.not_told(one):
                 gone += [each for each in ("exits", "interrupts") if sections.get(each)]
             if gone:
                 self.dropped.append(f"{name}: not in the merged file: {', '.join(gone)}")
-
-    def _told_twice(self, one: Placed) -> bool:
-        # Sums of a stretch that another source of the host has summed up too.
-        before = True
-        for other in self._placed:
-            if other is one:
-                before = False
-            elif other.host == one.host and other.source.sections.get("exits"):
-                if other.part == one.part:
-                    # They go on counting from part to part.
-                    mine, theirs = self._exits(one), self._exits(other)
-                    if theirs > mine or (theirs == mine and before):
-                        return True
-                elif before and _overlap(one, other):
-                    return True
-        return False
-
-    def _continued(self, one: Placed) -> bool:
-        # Another part of the same recording has the sums.
-        return any(
-            other is not one and other.part == one.part and not self._told_twice(other)
-            for other in self._placed
-        )
-
-    def _exits(self, one: Placed) -> int:
-        return sum(_whole(row.get("count")) for row in self._of(one, "exits"))
 
     def in_place(self, index: int, meta: Mapping[str, Any]) -> Meta:
         """Return what of a batch's sections stands at its place in the merged file."""
@@ -151,7 +126,7 @@ class Sections:
         }
         for name in ("host", "config"):
             made[name] = next(
-                (s for one in self._placed if one.host == 0 and (s := self._of(one, name))), {}
+                (s for one in self._placed if one.host == 0 and (s := section_of(one, name))), {}
             )
         made = {name: s for name, s in made.items() if s or name == "probes"}
         if "timebase" in first.source.sections:
@@ -161,17 +136,12 @@ class Sections:
             made["clock"] = clock
         return made
 
-    @staticmethod
-    def _of(one: Placed, name: str) -> Any:
-        section = one.source.sections.get(name)
-        return section if isinstance(section, dict | list) else {}
-
     def _clock(self) -> list[Meta]:
         # The axis' own anchors, else those of another moved to where it is.
         for one in self._placed:
             anchors = [
                 {**anchor, "monotonic_ns": anchor["monotonic_ns"] + one.offset_ns}
-                for anchor in self._of(one, "clock")
+                for anchor in section_of(one, "clock")
                 if isinstance(anchor, Mapping) and type(anchor.get("monotonic_ns")) is int
             ]
             if anchors:
@@ -181,7 +151,7 @@ class Sections:
     def _queues(self) -> Meta:
         found: Meta = {}
         for one, ids in zip(self._placed, self._ids, strict=True):
-            for key, row in self._of(one, "queues").items():
+            for key, row in section_of(one, "queues").items():
                 number = str(int(ids.queues[int(key)]))
                 mine = {**row, "id": int(number)}
                 if "vm" in mine:
@@ -194,7 +164,7 @@ class Sections:
     def _threads(self) -> Meta:
         found: Meta = {}
         for one, ids in zip(self._placed, self._ids, strict=True):
-            for key, row in self._of(one, "threads").items():
+            for key, row in section_of(one, "threads").items():
                 if not key.isdecimal() or len(key) > 9:
                     continue
                 mine = {**row, "vm": ids.vm(row.get("vm", "")), "pid": ids.tid(row.get("pid", 0))}
@@ -205,7 +175,7 @@ class Sections:
     def _comms(self) -> Meta:
         found: Meta = {}
         for one, ids in zip(self._placed, self._ids, strict=True):
-            for key, name in self._of(one, "comms").items():
+            for key, name in section_of(one, "comms").items():
                 if key.isdecimal() and len(key) < 10:
                     found.setdefault(str(ids.tid(int(key))), name)
         return found
@@ -213,7 +183,7 @@ class Sections:
     def _places(self) -> Meta:
         found: Meta = {}
         for one, ids in zip(self._placed, self._ids, strict=True):
-            table = self._of(one, "places")
+            table = section_of(one, "places")
             for old, new in zip(*(column.tolist() for column in ids.places), strict=True):
                 if str(old) in table:
                     found[str(new)] = table[str(old)]
@@ -222,7 +192,7 @@ class Sections:
     def _reasons(self) -> Meta:
         found: Meta = {}
         for one, ids in zip(self._placed, self._ids, strict=True):
-            for key, name in self._of(one, "reasons").items():
+            for key, name in section_of(one, "reasons").items():
                 if key.isdecimal() and len(key) < 10:
                     found.setdefault(str(ids.reasons.get(int(key), int(key))), name)
         return found
@@ -230,7 +200,7 @@ class Sections:
     def _probes(self) -> Meta:
         found: Meta = {}
         for one in self._placed:
-            for name, probe in self._of(one, "probes").items():
+            for name, probe in section_of(one, "probes").items():
                 known = found.get(name)
                 if known is None:
                     found[name] = dict(probe)
@@ -240,8 +210,8 @@ class Sections:
         return found
 
     def _capture(self) -> Meta:
-        found: Meta = dict(next((s for o in self._placed if (s := self._of(o, "capture"))), {}))
-        all_of = [self._of(one, "capture") for one in self._placed]
+        found: Meta = dict(next((s for o in self._placed if (s := section_of(o, "capture"))), {}))
+        all_of = [section_of(one, "capture") for one in self._placed]
         if any(one.get("sparse") for one in all_of):
             found["sparse"] = True
         for name in ("display", "capture_filter"):
@@ -256,7 +226,7 @@ class Sections:
     def _vms(self) -> list[Meta]:
         found: dict[str, Meta] = {}
         for one, ids in zip(self._placed, self._ids, strict=True):
-            for vm in self._of(one, "vms"):
+            for vm in section_of(one, "vms"):
                 if not isinstance(vm, Mapping) or not isinstance(vm.get("name"), str):
                     continue
                 mine = {**vm, "name": ids.vm(vm["name"]), "pid": ids.tid(vm.get("pid", 0))}
@@ -273,7 +243,7 @@ class Sections:
         made: dict[str, set[str]] = {}
         nowhere: list[set[str]] = []
         for one in self._placed:
-            rows = self._of(one, "unrecorded")
+            rows = section_of(one, "unrecorded")
             nowhere.append({kind for kind, names in rows.items() if names == ["*"]})
             for kind, names in rows.items():
                 if isinstance(names, list) and "*" not in names:
@@ -283,14 +253,14 @@ class Sections:
         telling = [
             gone
             for gone, one in zip(nowhere, self._placed, strict=True)
-            if one.source.own or self._of(one, "unrecorded")
+            if one.source.own or section_of(one, "unrecorded")
         ]
         for kind in set.intersection(*telling) if telling else ():
             found[kind] = ["*"]
         return found
 
     def _imported(self) -> Meta:
-        rows = [row for one in self._placed if (row := self._of(one, "imported"))]
+        rows = [row for one in self._placed if (row := section_of(one, "imported"))]
         if not rows:
             return {}
         events: dict[str, Meta] = {}
@@ -300,84 +270,16 @@ class Sections:
                 if not isinstance(event, Mapping):
                     continue
                 known = events.setdefault(name, {"count": 0, "as": event.get("as")})
-                known["count"] += _whole(event.get("count"))
+                known["count"] += whole(event.get("count"))
                 if event.get("unused"):
-                    known["unused"] = known.get("unused", 0) + _whole(event["unused"])
+                    known["unused"] = known.get("unused", 0) + whole(event["unused"])
         names = ("format", "tool")
         texts = {n: ", ".join(dict.fromkeys(str(r[n]) for r in rows if r.get(n))) for n in names}
         return {**texts, "events": events}
 
     def ending(self, left_out: Sequence[Mapping[str, int]], late: int) -> Meta:
-        """Return what stands in the last batch.
-
-        Args:
-            left_out: For each source, kind -> records that another one tells of.
-            late: Records that came behind their place in the order.
-        """
-        counts = self._added("counts")
-        for kinds in left_out:
-            for kind, count in kinds.items():
-                row = counts.get(kind, {})
-                for name in row.keys() & {"produced", "received"}:
-                    row[name] = max(_whole(row.get(name)) - count, 0)
-        loss = self._added("loss", flat=True)
-        loss["late"] = max(_whole(loss.get("late")), late)
-        made: Meta = {"counts": counts, "loss": loss}
-        calls = self._added("calls")
-        if calls:
-            made["calls"] = calls
-        for name in ("exits", "interrupts"):
-            if any(name in one.source.sections for one in self._placed):
-                made[name] = self._sums(name)
-        last = [
-            o.source.last_ns + o.offset_ns for o in self._placed if o.source.last_ns is not None
-        ]
-        made["end"] = {"reason": "merged", "ended_ns": max(last, default=0)}
-        return made
-
-    def _added(self, name: str, *, flat: bool = False) -> Meta:
-        total: Meta = {}
-        for part in dict.fromkeys(one.part for one in self._placed):
-            largest: Meta = {}
-            for one in self._placed:
-                if one.part == part:
-                    section = self._of(one, name)
-                    rows = {"": section} if flat else section
-                    for key, row in rows.items():
-                        _each(largest.setdefault(key, {}), row, max)
-            for key, row in largest.items():
-                _each(total.setdefault(key, {}), row, lambda a, b: a + b)
-        found: Meta = total.get("", {}) if flat else total
-        return found
-
-    def _sums(self, name: str) -> list[Meta]:
-        found: dict[Any, Meta] = {}
-        for one, ids in zip(self._placed, self._ids, strict=True):
-            if self._told_twice(one):
-                continue
-            for row in self._of(one, name):
-                if not isinstance(row, Mapping):
-                    continue
-                mine = {**row, "vm": ids.vm(row.get("vm", ""))}
-                for each in ("pid", "tid"):
-                    if each in mine:
-                        mine[each] = ids.tid(mine[each])
-                sums = ("count", "total_ns", "user_count", "user_ns")
-                key = repr(sorted((k, v) for k, v in mine.items() if k not in sums))
-                known = found.setdefault(key, {k: v for k, v in mine.items() if k not in sums})
-                for each in sums:
-                    if type(mine.get(each)) is int:
-                        known[each] = known.get(each, 0) + mine[each]
-        return list(found.values())
-
-
-def _overlap(one: Placed, other: Placed) -> bool:
-    spans = []
-    for each in (one, other):
-        if each.source.first_ns is None or each.source.last_ns is None:
-            return False
-        spans.append((each.source.first_ns + each.offset_ns, each.source.last_ns + each.offset_ns))
-    return spans[0][0] <= spans[1][1] and spans[1][0] <= spans[0][1]
+        """Return what stands in the last batch; see ``Sums.ending``."""
+        return self._sums.ending(left_out, late)
 
 
 def _moved(rows: Mapping[str, Any], shift: int) -> Meta:
@@ -398,13 +300,3 @@ def _filled(known: Meta, row: Mapping[str, Any]) -> Meta:
     made = dict(row)
     made.update({name: value for name, value in known.items() if value not in ("", 0, None)})
     return made
-
-
-def _whole(value: Any) -> int:
-    return value if type(value) is int and value >= 0 else 0
-
-
-def _each(into: Meta, row: Any, join: Any) -> None:
-    for name, value in row.items() if isinstance(row, Mapping) else ():
-        if type(value) is int:
-            into[name] = join(into.get(name, 0), value)
