@@ -310,6 +310,27 @@ def test_a_damaged_file_is_read_around_the_damage(lossy, browse, capsys, tmp_pat
     assert list(view.load(0, len(view)).rows()) == [json.loads(line) for line in out.splitlines()]
 
 
+@pytest.mark.parametrize("when", [1 << 62, (1 << 63) + 5, (1 << 64) - 1])
+def test_a_time_that_no_clock_has(when, browse, tmp_path):
+    path = tmp_path / "late.vtrace"
+    with open_trace(TRACES / "ringfull.vtrace") as trace:
+        batches = list(trace.batches())
+    last = [batch for batch in batches if len(batch)][-1]
+    last.columns["time"] = last.columns["time"].copy()
+    last.columns["time"][-1] = when
+    with TraceWriter(path) as writer:
+        for batch in batches:
+            writer.write(batch)
+    browser = read(browse, path)
+    assert browser.snapshot.state is State.COMPLETE
+    assert browser.snapshot.events == 5941
+    for table in TABLES:
+        view = browser.view(Query(table=table))
+        until(lambda view=view: view.done)
+        assert view.sentence == ""
+    assert 5866 <= browser.at(when).snapshot.events <= 5941
+
+
 def test_no_recording(tmp_path):
     path = tmp_path / "none"
     path.write_bytes(b"hello")

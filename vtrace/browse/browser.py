@@ -41,6 +41,8 @@ EVERY_S: Final = 0.25
 SILENT_S: Final = 5.0
 """A recorder writes once a second; one that has not for so long has a problem."""
 IDLE_S: Final = 0.05
+MOST_NS: Final = 1 << 62
+"""146 years: a time behind that is a damaged one, and views have room to count beyond it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,8 +215,8 @@ class Browser:
             number=self.snapshot.number,
             state=self.snapshot.state,
             progress=1.0,
-            start_ns=session.start_ns,
-            cut_ns=cut_ns if cut_ns is not None else None if end is None else end + 1,
+            start_ns=_shown(session.start_ns),
+            cut_ns=_shown(cut_ns if cut_ns is not None else None if end is None else end + 1),
             events=session.events,
             batches=batches,
             loss=session.loss(),
@@ -314,8 +316,8 @@ class Browser:
             state=state,
             sentence=self._sentence(state),
             progress=min(progress, 1.0),
-            start_ns=session.start_ns,
-            cut_ns=None if end is None else end + 1,
+            start_ns=_shown(session.start_ns),
+            cut_ns=_shown(None if end is None else end + 1),
             events=session.events,
             batches=len(self.index),
             loss=session.loss(),
@@ -354,3 +356,7 @@ class Browser:
                     break
             if not busy:
                 time.sleep(IDLE_S)
+
+
+def _shown(time_ns: int | None) -> int | None:
+    return None if time_ns is None else min(time_ns, MOST_NS)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from parsers.batch import EventBatch, Metadata
 from parsers.tracefile import open_trace
 from vtrace.browse.decoder import Decoded, Decoder
+from vtrace.session.clock import LATEST_NS
 from vtrace.session.sane import not_probed, sane
 from vtrace.tables import Names
 
@@ -47,7 +48,7 @@ class Index:
     def add(self, offset: int, batch: EventBatch, *, gap: bool) -> None:
         """Take in the next batch."""
         before = self.lasts[-1] if self.lasts else 0
-        first, last = batch.time_range or (before, before)
+        first, last = (min(time, LATEST_NS) for time in batch.time_range or (before, before))
         if gap:
             self.gaps.add(len(self))
         self.offsets.append(offset)

@@ -8,6 +8,7 @@ import numpy as np
 
 from vtrace.browse.snapshot import Series
 from vtrace.model import Kind
+from vtrace.session.clock import LATEST_NS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -135,7 +136,7 @@ class SeriesSums:
         if self._start is None:
             self._start = span[0]
         start = self._start
-        self._last = max(self._last, span[1])
+        self._last = max(self._last, min(span[1], LATEST_NS))
         while (self._last - start) // self._width >= MOST_BUCKETS:
             shape = len(self._counts.counts), _PARTS, MOST_BUCKETS // 2, 2
             halves = self._counts.counts.reshape(shape)
@@ -170,7 +171,7 @@ class RecentSeries:
         span = batch.time_range
         if span is None:
             return
-        last = span[1] // RECENT_NS
+        last = min(span[1], LATEST_NS) // RECENT_NS
         if self._oldest is None:
             self._oldest = span[0] // RECENT_NS
             self._first = max(self._oldest, last - RECENT_BUCKETS + 1)
