@@ -1,6 +1,7 @@
 """The terminal UI in a real terminal."""
 
 import shutil
+import sys
 import threading
 import time
 from pathlib import Path
@@ -123,3 +124,25 @@ def test_what_is_wrong_with_a_file_is_said_before_any_screen(tmp_path):
     with Terminal(vtrace_command("view", "bad"), tmp_path) as terminal:
         assert terminal.exit_code() == 6
     assert "is no recording of vtrace" in (tmp_path / "stderr").read_text()
+
+
+def test_a_bug_is_a_sentence(tmp_path):
+    script = (
+        "import sys\n"
+        "from vtrace.cli import main\n"
+        "from vtrace.tui.screens import queues\n"
+        "def fail(*_):\n"
+        "    raise ZeroDivisionError('planted')\n"
+        "queues.QueuesScreen.action_sort = fail\n"
+        f"sys.exit(main(['view', {str(TRACES / 'quiet.vtrace')!r}]))\n"
+    )
+    (tmp_path / "planted.py").write_text(script)
+    with Terminal(f"{sys.executable} planted.py", tmp_path) as terminal:
+        terminal.until("rx0", "complete")
+        terminal.keys("s")
+        assert terminal.exit_code() == 70
+        assert "ZeroDivisionError" not in terminal.screen
+    said = (tmp_path / "stderr").read_text()
+    assert "ZeroDivisionError: planted" in said
+    assert "this is a bug in vtrace" in said
+    assert "Traceback" not in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -235,6 +236,17 @@ class VtraceApp(TakingApp):
         view = self.view
         if view is not None and view is self.screen:
             view.open_filter()
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ended the app, if that was an error."""
+        return self._exception
+
+    def _print_error_renderables(self) -> None:
+        # Textual prints a traceback with all that stood in variables, a guest's bytes among it. The
+        # command says in one sentence what went wrong.
+        if os.environ.get("VTRACE_DEBUG"):
+            super()._print_error_renderables()
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Return what the command palette offers."""

@@ -37,6 +37,7 @@ def run_app(
 
     Raises:
         UsageError: The filter, the time, the theme or the place makes no sense.
+        Exception: What went wrong in a screen, which is a bug.
     """
     says = ""
     try:
@@ -47,8 +48,12 @@ def run_app(
         browser, view=view, place=place, filter_text=filter_text, theme=theme, at=at, keys=keys
     )
     app.first_words = says
-    app.run()
-    app.close_judge()
+    try:
+        app.run()
+    finally:
+        app.close_judge()
+    if app.failure is not None:
+        raise app.failure
     return app.return_code or ExitCode.OK
 
 
