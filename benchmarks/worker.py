@@ -128,10 +128,14 @@ def pages(path: str, count: str) -> Figures:
 
     from vtrace.browse import Browser, Query
 
+    began = time.monotonic()
     browser = Browser(path)
     browser.start()
+    while not browser.ended:
+        time.sleep(0.02)
+    read = time.monotonic() - began
     view = browser.view(Query(table="lifecycles"))
-    while not (browser.ended and view.done):
+    while not view.done:
         time.sleep(0.02)
     counted = time.process_time()
     chance = random.Random(1)
@@ -146,6 +150,7 @@ def pages(path: str, count: str) -> Figures:
     took.sort()
     return {
         "rows": rows,
+        "read_s": read,
         "count_cpu_s": counted,
         "page_s": took[len(took) // 2],
         "worst_page_s": took[-1],
