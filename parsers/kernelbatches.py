@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 
 from parsers.batch import EventBatch
 from parsers.eventlines import Heads, take_apart
-from parsers.imported import Imported, Sequence
+from parsers.imported import Imported, Sequence, timebase
 from parsers.kernelevents import KernelEvents
+from parsers.lines import blocks, reader_of
 from vtrace.model import Direction, Role
 
 if TYPE_CHECKING:
@@ -80,6 +81,22 @@ _LOST: Final = (
     r"\[(?P<cpu>[0-9]{1,4})\] .*PERF_RECORD_LOST(?:_SAMPLES)?.* lost (?P<count>[0-9]{1,15})",
 )
 _BLANK: Final = r"^(?:#|cpus=|version = |\s|$|CPU [0-9]+ is empty)"
+
+
+def text_batches(
+    source: Imported, file: BinaryIO, head: str, table: EventMap, *, tool: str, why: str
+) -> Iterator[EventBatch]:
+    """Yield batches of what a tool printed; ``why`` its clock is not known."""
+    lines = blocks(
+        reader_of(file, source.name, source.report),
+        lambda n: source.report(f"{n} lines were too long"),
+    )
+    meta: dict[str, Any] = {
+        "capture": {"tool": tool},
+        "imported": {"format": source.format, "tool": ""},
+        "timebase": timebase("unknown", None, why),
+    }
+    yield from batches(source, lines, head, table, meta)
 
 
 def batches(

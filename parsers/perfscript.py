@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from parsers.eventlines import PERF
 from parsers.imported import Imported, timebase
-from parsers.kernelbatches import batches
-from parsers.lines import Tool, blocks, output, reader_of, tool_error
+from parsers.kernelbatches import batches, text_batches
+from parsers.lines import Tool, blocks, output, tool_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,16 +68,8 @@ def read_data(source: Imported, path: str, table: EventMap) -> Iterator[EventBat
 
 def read_text(source: Imported, file: BinaryIO, table: EventMap) -> Iterator[EventBatch]:
     """Yield the batches of what ``perf script`` printed."""
-    lines = blocks(
-        reader_of(file, source.name, source.report),
-        lambda n: source.report(f"{n} lines were too long"),
-    )
-    meta: dict[str, Any] = {
-        "capture": {"tool": "perf script"},
-        "imported": {"format": source.format, "tool": ""},
-        "timebase": timebase("unknown", None, "the text does not say (perf record -k)"),
-    }
-    yield from batches(source, lines, PERF, table, meta)
+    why = "the text does not say (perf record -k)"
+    yield from text_batches(source, file, PERF, table, tool="perf script", why=why)
 
 
 def _meta(header: str, attributes: list[str]) -> dict[str, Any]:

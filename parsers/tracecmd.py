@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from parsers.eventlines import FTRACE
 from parsers.imported import Imported, timebase
-from parsers.kernelbatches import batches
-from parsers.lines import Tool, blocks, output, reader_of, tool_error
+from parsers.kernelbatches import batches, text_batches
+from parsers.lines import Tool, blocks, output, tool_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,16 +77,8 @@ def read_dat(source: Imported, path: str, table: EventMap) -> Iterator[EventBatc
 
 def read_text(source: Imported, file: BinaryIO, table: EventMap) -> Iterator[EventBatch]:
     """Yield the batches of what ``trace-cmd report`` printed, or of ftrace's ``trace`` file."""
-    lines = blocks(
-        reader_of(file, source.name, source.report),
-        lambda n: source.report(f"{n} lines were too long"),
-    )
-    meta: dict[str, Any] = {
-        "capture": {"tool": "trace-cmd report"},
-        "imported": {"format": source.format, "tool": ""},
-        "timebase": timebase("unknown", None, "the text does not say which clock was set"),
-    }
-    yield from batches(source, lines, FTRACE, table, meta)
+    why = "the text does not say which clock was set"
+    yield from text_batches(source, file, FTRACE, table, tool="trace-cmd report", why=why)
 
 
 def _seen(source: Imported) -> bool:

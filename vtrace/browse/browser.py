@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -333,10 +332,8 @@ class Browser:
         self._published = time.monotonic()
 
     def _fail(self, sentence: str) -> None:
-        before = copy.copy(self.snapshot)
-        fields = {name: getattr(before, name) for name in before.__slots__}
-        changed = {"number": before.number + 1, "state": State.FAILED, "sentence": sentence}
-        self.snapshot = Snapshot(**(fields | changed))
+        number = self.snapshot.number + 1
+        self.snapshot = replace(self.snapshot, number=number, state=State.FAILED, sentence=sentence)
         self.ended = True
 
     def _count(self) -> None:

@@ -16,7 +16,6 @@ import tempfile
 import threading
 import time
 from datetime import UTC
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 from parsers.batch import EventBatch
@@ -24,6 +23,7 @@ from parsers.tracefile import TraceWriter, open_trace
 from vtrace.cli import options, say
 from vtrace.cli.guests import guests_of
 from vtrace.errors import VtraceError
+from vtrace.recorder.child import spool_folder
 from vtrace.recorder.sinks import FlightSink, RotatingSink, record
 
 if TYPE_CHECKING:
@@ -169,8 +169,7 @@ def unnamed() -> BinaryIO:
     Raises:
         VtraceError: There is no room for one.
     """
-    # Large files are for /var/tmp: /tmp may be memory.
-    folder = os.environ.get("TMPDIR") or ("/var/tmp" if Path("/var/tmp").is_dir() else None)
+    folder = spool_folder()
     try:
         return tempfile.TemporaryFile(dir=folder)
     except OSError as error:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vtrace.export.events import LATEST_NS, Events
+from vtrace.export.events import Events
 from vtrace.export.lanes import Lanes
 from vtrace.export.tracks import Tracks
+from vtrace.session.clock import LATEST_NS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

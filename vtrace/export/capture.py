@@ -18,6 +18,7 @@ from vtrace.export import pcapng
 from vtrace.export.comments import comments_of
 from vtrace.export.waiting import InOrder, StagesOfPackets
 from vtrace.model import Direction
+from vtrace.session.clock import LATEST_NS
 from vtrace.tables import Table, Verdict, packets_table
 from vtrace.tables.human import count_text
 from vtrace.text import clean
@@ -35,7 +36,6 @@ BLOCK_BYTES: Final = 1 << 22
 ROW_BYTES: Final = 512
 """... of which one without its frame takes this."""
 
-LATEST_NS: Final = (1 << 63) - 1
 NAME_CELLS: Final = 100
 
 TC_ACT_OK, TC_ACT_SHOT = 0, 2

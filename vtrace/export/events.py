@@ -11,14 +11,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["LATEST_NS", "SEQUENCE", "Events"]
+__all__ = ["SEQUENCE", "Events"]
 
 SEQUENCE: Final = 1
 """``trusted_packet_sequence_id`` of all packets."""
 NEEDS_STATE: Final = 2
 """``SEQ_NEEDS_INCREMENTAL_STATE``: names are interned."""
-
-LATEST_NS: Final = (1 << 63) - 1
 
 TIME: Final = Number(1, 9)
 TRACK: Final = Number(2, 5)

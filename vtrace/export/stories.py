@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from vtrace.export.events import LATEST_NS
 from vtrace.model import STAGES, TIME_COLUMNS, TimeState
+from vtrace.session.clock import LATEST_NS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,10 +15,10 @@ import numpy as np
 
 from vtrace.export.canvas import Canvas, by_key, clipped
 from vtrace.export.chains import Chains
-from vtrace.export.events import LATEST_NS
 from vtrace.export.levels import Levels
 from vtrace.export.ragged import Ragged
 from vtrace.export.shapes import schema
+from vtrace.session.clock import LATEST_NS
 from vtrace.tables import EXITS, Table, Values
 from vtrace.tables.human import count_text
 

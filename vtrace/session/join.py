@@ -13,6 +13,7 @@ import numpy as np
 from parsers.batch import Snaps
 from vtrace.flows import decode
 from vtrace.model import Flag, Kind, Outcome
+from vtrace.session.clock import LATEST_NS
 from vtrace.tables import PACKET, Verdict
 from vtrace.tables.build import NO_PLACE
 
@@ -27,9 +28,6 @@ __all__ = ["PacketJoin", "Packets"]
 
 LINGER_NS: Final = 100_000_000
 """How long an ended packet is kept for a drop that comes after."""
-
-LATEST_NS: Final = (1 << 63) - 1
-"""No clock of a kernel goes further; a damaged file may."""
 
 CHAIN_ENDS: Final = ("pop_ns", "used_ns", "signal_ns", "irq_ns")
 
